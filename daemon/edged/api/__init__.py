@@ -1,0 +1,1 @@
+"""The vocabulary of edged: requests, events, status, configuration and errors."""

@@ -1,0 +1,42 @@
+"""Where edged keeps things: the system's places for root, the XDG places for a user."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class Paths(Struct, frozen=True):
+    """``state`` holds models and verdicts, ``config`` the file that edged reads."""
+
+    config: Path
+    state: Path
+    runtime: Path
+
+    @property
+    def models(self) -> Path:
+        return self.state / "models"
+
+
+SYSTEM = Paths(Path("/etc/edged/edged.toml"), Path("/var/lib/edged"), Path("/run/edged"))
+
+
+def user_paths() -> Paths:
+    """The places of one user, from the XDG variables and their defaults."""
+    home = Path.home()
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share")
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or data / "edged/run")
+    return Paths(config / "edged/edged.toml", data / "edged", runtime / "edged")
+
+
+def default_paths(*, user: bool | None = None) -> Paths:
+    """System places for root or ``user=False``; the user's own otherwise.
+
+    ``EDGED_STATE`` moves the state folder of either (tests, external disks).
+    """
+    paths = user_paths() if (os.geteuid() != 0 if user is None else user) else SYSTEM
+    moved = os.environ.get("EDGED_STATE")
+    return Paths(paths.config, Path(moved), Path(moved) / "run") if moved else paths

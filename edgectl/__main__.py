@@ -1,0 +1,70 @@
+"""The entry of edgectl: run a command, turn every outcome into a message and an exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+
+import click
+
+from edgectl.cli import cli
+from edgectl.errors import EdgeError, exit_code
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run ``edgectl`` with ``argv`` and exit; no traceback reaches a person."""
+    # A stop from a service manager or `timeout` unwinds like Ctrl-C, so clean-ups run.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """The exit status of ``edgectl argv``."""
+    try:
+        result = cli.main(args=argv, prog_name="edgectl", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("\nInterrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EdgeError as error:
+        show(error)
+        return exit_code(error)
+    except BrokenPipeError:  # `edgectl … | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - nothing may flush into the closed pipe
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last stop before a person
+        return report_bug(error)
+    return result if isinstance(result, int) else 0
+
+
+def show(error: EdgeError) -> None:
+    """Two lines: what happened, and what to do next."""
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  → {error.hint}", err=True)
+
+
+def report_bug(error: Exception) -> int:
+    if os.environ.get("EDGECTL_DEBUG"):
+        traceback.print_exception(error)
+    else:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        click.echo(
+            f"Error: unexpected {type(error).__name__}: {error} (at {place.name}, line {place.lineno})\n"
+            "  → this is a defect of edgectl; EDGECTL_DEBUG=1 shows the details to report",
+            err=True,
+        )
+    return 1
+
+
+if __name__ == "__main__":
+    main()

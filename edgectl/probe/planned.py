@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edgectl.device import Board, Cluster, Cpu, Device, Memory, Network, Note, Storage, Swap, System, Thermal
 from edgectl.probe.profiles import DeviceProfile, find_profile
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgectl.probe.profile_schema import BoardEntry, CpuEntry

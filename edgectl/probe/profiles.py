@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import tomllib
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -13,7 +14,6 @@ from edgectl.device import Device, Note
 from edgectl.errors import DataInvalid, NotFound
 from edgectl.probe.profile_schema import BoardEntry, Engine, MatchRules, Published
 from edgectl.resources import data_files
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,10 +26,7 @@ def run(argv: list[str] | None = None) -> int:
     """The exit status of ``edgectl argv``."""
     try:
         result = cli.main(args=argv, prog_name="edgectl", standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("\nInterrupted.", err=True)
-        return EXIT_INTERRUPTED
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("\nInterrupted.", err=True)
         return EXIT_INTERRUPTED
     except click.ClickException as error:

@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
 
 
 def unknown_command(name: str) -> str:
-    import difflib  # noqa: PLC0415 - only a typo needs it
+    import difflib
 
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     return f"there is no command {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")

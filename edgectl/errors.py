@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from edged.api.errors import EdgeError
-
-__all__ = [
-    "EXIT_CODES", "ConfirmationNeeded", "DeviceUnsupported", "EdgeError", "IntegrityError", "NeedsRoot", "NoSpace",
-    "NotFound", "NothingFits", "DataInvalid", "RollbackFailed", "RolledBack", "Unhealthy", "Unreachable", "Usage",
-    "exit_code",
-]  # fmt: skip
+from edged.api.errors import EdgeError as EdgeError  # noqa: PLC0414 - re-exported for the commands
 
 
 class Usage(EdgeError):

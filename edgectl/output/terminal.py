@@ -18,9 +18,10 @@ MIB = 1 << 20
 
 def console(*, stderr: bool = False) -> Console:
     """A console for one command; colour and progress only on a terminal."""
-    from rich.console import Console  # noqa: PLC0415 - rich costs 40 ms that --help need not pay
+    from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=not (sys.stderr if stderr else sys.stdout).isatty())
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
 
 
 def emit_json(value: Any) -> None:

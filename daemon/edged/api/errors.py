@@ -100,7 +100,9 @@ class ConfigInvalid(EdgeError):
 
     def __init__(self, source: str, problems: tuple[str, ...]) -> None:
         lines = "".join(f"\n  - {problem}" for problem in problems)
-        super().__init__(f"{source} is not valid:{lines}", hint="`edgectl config check` shows this list again")
+        super().__init__(
+            f"{source} is not valid:{lines}", hint="`edgectl config check` shows this list again"
+        )
         self.source = source
         self.problems = problems
 

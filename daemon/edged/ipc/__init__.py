@@ -1,0 +1,1 @@
+"""The wire between supervisor and worker: frames and messages, no I/O."""

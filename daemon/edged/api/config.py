@@ -1,0 +1,112 @@
+"""The configuration tree: every key, its type, its default and its rule."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from msgspec import Struct, field
+
+from edged.api.requests import Sampling
+
+NODE_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,48}")
+MIB = 1 << 20
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of edged.toml; a TOML key is the field's name."""
+
+
+class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is loaded and how. ``context`` counts tokens per slot."""
+
+    path: str = ""
+    name: str = "model"
+    quant: str = ""
+    sha256: str = ""
+    backend: Literal["llama", "fake"] = "llama"
+    context: int = 4096
+    slots: int = 2  # concurrent sequences in one batch
+    ubatch: int = 64  # tokens of one compute step; bounds logits memory and cancel latency
+    threads: int = 0  # 0: one per physical core this process may use
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    mmap: bool = True
+    repack: Literal["auto", "on", "off"] = "auto"  # extra buffer types; auto: the self-test decides
+    thinking: bool = False
+    sampling: Sampling = Sampling()
+
+
+class Limits(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds on what clients may ask."""
+
+    queue: int = 32  # requests waiting for a slot
+    max_prompt_bytes: int = 65536
+    max_tokens: int = 2048
+    default_max_tokens: int = 256
+    default_ttl_s: float = 600.0
+    max_reply_bytes: int = 131072  # an MQTT reply above this is split
+
+
+class Memory(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``budget_mib`` bounds RssAnon + swap of the worker; 0 measures without enforcing."""
+
+    budget_mib: int = 0
+    cgroup_max_mib: int = 0  # memory.max of the worker's own cgroup leaf, file pages included; 0: none
+    min_available_mib: int = 64  # of the host; below it new requests are shed
+
+
+class Engine(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Patience with the worker, in seconds; each is generous on the slowest supported board."""
+
+    hang_timeout_s: float = 30.0  # no heartbeat: the process is stopped or starved
+    step_timeout_s: float = 120.0  # one compute step of ubatch tokens
+    load_timeout_s: float = 900.0  # a 9B file from an SD card at 20 MB/s takes 5 minutes
+    selftest: bool = True
+
+
+class Mqtt(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 1883
+    version: Literal["5", "3.1.1"] = "5"
+    base: str = "edged"
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""  # set: TLS
+    reply_prefixes: tuple[str, ...] = ()  # topics that reply_to and response topics may name, besides our own
+    response_topic: bool = True  # honour MQTT 5 response topics below reply_prefixes
+    keepalive_s: int = 30
+    duplicates: int = 256  # answers remembered for repeated ids
+
+
+class Http(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8642
+    api_key_file: str = ""
+    max_body_bytes: int = 1 * MIB
+    max_connections: int = 64
+
+
+class Discovery(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    enabled: bool = True
+
+
+class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of edged.toml."""
+
+    node: str = ""  # empty: the host name
+    board: str = ""  # for people: what `edgectl probe` found
+    state_dir: str = ""  # empty: $STATE_DIRECTORY, else the default place
+    model: Model = field(default_factory=Model)
+    limits: Limits = field(default_factory=Limits)
+    memory: Memory = field(default_factory=Memory)
+    engine: Engine = field(default_factory=Engine)
+    mqtt: Mqtt = field(default_factory=Mqtt)
+    http: Http = field(default_factory=Http)
+    discovery: Discovery = field(default_factory=Discovery)
+    log: Log = field(default_factory=Log)

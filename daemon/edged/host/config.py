@@ -1,0 +1,160 @@
+"""Reads edged.toml: every problem of a file at once, each with its key, rule and nearest name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import msgspec
+from msgspec import Struct, structs
+
+from edged.api.config import NODE_PATTERN, Config
+from edged.api.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_CONFIG_BYTES = 256 * 1024
+
+
+def load(path: Path) -> Config:
+    """The configuration in ``path``; raises ConfigInvalid with all problems, or OSError."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigInvalid(str(path), ("the file does not exist; `edgectl install` writes it",)) from None
+    except OSError as error:
+        raise ConfigInvalid(str(path), (f"cannot be read: {error.strerror}",)) from None
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigInvalid(str(path), (f"has {len(raw)} bytes; at most {MAX_CONFIG_BYTES} make sense",))
+    try:
+        tree = tomllib.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigInvalid(str(path), (f"is not UTF-8 text (byte {error.start})",)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(str(path), (f"is not TOML: {error}",)) from None
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, Any], source: str = "the configuration") -> Config:
+    """A checked Config from a TOML tree; raises ConfigInvalid with all problems."""
+    problems: list[str] = []
+    values = _section(tree, Config, "", problems)
+    config: Config = Config(**values)
+    problems += [f"{key}: {rule}" for key, rule, holds in RULES if not holds(config)]
+    if problems:
+        raise ConfigInvalid(source, tuple(problems))
+    return config if config.node else structs.replace(config, node=default_node())
+
+
+def default_node() -> str:
+    """The host name, with what a topic segment cannot hold replaced."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname().split(".")[0])[:48] or "edged"
+
+
+def _section(tree: dict[str, Any], kind: type[Struct], prefix: str, problems: list[str]) -> dict[str, Any]:
+    """Keyword arguments for ``kind`` from ``tree``; what breaks a rule is noted and left out."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        wanted = hints.get(key)
+        if wanted is None:
+            problems.append(_unknown(name, key, list(hints), prefix))
+        elif isinstance(wanted, type) and issubclass(wanted, Struct):
+            if isinstance(value, dict):
+                values[key] = wanted(**_section(value, wanted, f"{name}.", problems))
+            else:
+                problems.append(f"{name}: is a table, write [{name}]")
+        else:
+            try:
+                values[key] = msgspec.convert(value, wanted)
+            except msgspec.ValidationError as error:
+                problems.append(f"{name} = {masked(name, value)}: {str(error).split(' - at')[0]}")
+    return values
+
+
+def masked(key: str, value: object) -> str:
+    """``value`` as shown to people; anything that may be a secret is not."""
+    secret = re.search(r"password|secret|key|token", key) and not key.endswith("_file")
+    return "***" if secret else repr(value)[:80]
+
+
+def _unknown(name: str, key: str, known: list[str], prefix: str) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"{name}: there is no such key" + (f"; did you mean {prefix}{close[0]}?" if close else "")
+
+
+def is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _topic_ok(topic: str) -> bool:
+    return (
+        bool(topic) and not re.search(r"[+#$\x00]", topic) and not topic.startswith("/") and len(topic) <= 128
+    )
+
+
+# (key, rule for people, check): each is looked at, so that one run shows every broken rule.
+RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
+    (
+        "node",
+        "1 to 48 characters of A-Z a-z 0-9 . _ -",
+        lambda c: not c.node or bool(NODE_PATTERN.fullmatch(c.node)),
+    ),
+    ("model.path", "is needed: the model file to serve", lambda c: bool(c.model.path)),
+    ("model.path", "must be absolute", lambda c: not c.model.path or Path(c.model.path).is_absolute()),
+    ("model.context", "must be between 128 and 1048576 tokens", lambda c: 128 <= c.model.context <= 1 << 20),
+    ("model.slots", "must be between 1 and 64", lambda c: 1 <= c.model.slots <= 64),
+    ("model.ubatch", "must be between 8 and 2048 tokens", lambda c: 8 <= c.model.ubatch <= 2048),
+    ("model.ubatch", "must be at least model.slots", lambda c: c.model.ubatch >= c.model.slots),
+    ("model.threads", "must be between 0 and 256", lambda c: 0 <= c.model.threads <= 256),
+    ("limits.queue", "must be between 1 and 4096", lambda c: 1 <= c.limits.queue <= 4096),
+    (
+        "limits.max_prompt_bytes",
+        "must be between 64 and 8388608",
+        lambda c: 64 <= c.limits.max_prompt_bytes <= 8 << 20,
+    ),
+    ("limits.max_tokens", "must be at least 1", lambda c: c.limits.max_tokens >= 1),
+    (
+        "limits.default_max_tokens",
+        "must be between 1 and limits.max_tokens",
+        lambda c: 1 <= c.limits.default_max_tokens <= c.limits.max_tokens,
+    ),
+    ("limits.default_ttl_s", "must be above 0", lambda c: c.limits.default_ttl_s > 0),
+    ("limits.max_reply_bytes", "must be at least 256", lambda c: c.limits.max_reply_bytes >= 256),
+    ("memory.budget_mib", "must not be negative", lambda c: c.memory.budget_mib >= 0),
+    ("memory.cgroup_max_mib", "must not be negative", lambda c: c.memory.cgroup_max_mib >= 0),
+    ("memory.min_available_mib", "must not be negative", lambda c: c.memory.min_available_mib >= 0),
+    ("engine.hang_timeout_s", "must be at least 1", lambda c: c.engine.hang_timeout_s >= 1),
+    ("engine.step_timeout_s", "must be at least 1", lambda c: c.engine.step_timeout_s >= 1),
+    ("engine.load_timeout_s", "must be at least 1", lambda c: c.engine.load_timeout_s >= 1),
+    ("mqtt.port", "must be between 1 and 65535", lambda c: 1 <= c.mqtt.port <= 65535),
+    ("mqtt.host", "must not be empty", lambda c: bool(c.mqtt.host)),
+    ("mqtt.base", "must be one plain topic without + # $", lambda c: _topic_ok(c.mqtt.base)),
+    ("mqtt.keepalive_s", "must be between 5 and 3600", lambda c: 5 <= c.mqtt.keepalive_s <= 3600),
+    ("mqtt.duplicates", "must be between 0 and 100000", lambda c: 0 <= c.mqtt.duplicates <= 100_000),
+    (
+        "mqtt.reply_prefixes",
+        "must be plain topics without + # $",
+        lambda c: all(_topic_ok(prefix) for prefix in c.mqtt.reply_prefixes),
+    ),
+    (
+        "mqtt.username",
+        "needs mqtt.password_file",
+        lambda c: not c.mqtt.username or bool(c.mqtt.password_file),
+    ),
+    ("http.port", "must be between 0 and 65535", lambda c: 0 <= c.http.port <= 65535),
+    ("http.max_body_bytes", "must be at least 1024", lambda c: c.http.max_body_bytes >= 1024),
+    ("http.max_connections", "must be between 1 and 4096", lambda c: 1 <= c.http.max_connections <= 4096),
+    (
+        "http.host",
+        "anything wider than loopback needs http.api_key_file",
+        lambda c: is_loopback(c.http.host) or bool(c.http.api_key_file) or not c.http.enabled,
+    ),
+    ("http.enabled", "HTTP and MQTT cannot both be off", lambda c: c.http.enabled or c.mqtt.enabled),
+)

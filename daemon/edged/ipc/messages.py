@@ -1,0 +1,131 @@
+"""What supervisor and worker say to each other."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from edged.api.events import FinishReason, Usage
+from edged.api.requests import Message, Sampling
+from edged.ipc.frames import FrameError, pack
+
+
+class EngineOptions(Struct, frozen=True, kw_only=True):
+    """How a model is loaded; sizes in tokens. ``repack`` allows extra buffer types (AMX and the like)."""
+
+    context: int
+    slots: int
+    ubatch: int
+    threads: int
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    mmap: bool = True
+    repack: bool = True
+
+
+# --- supervisor → worker -----------------------------------------------------------------
+
+
+class Load(Struct, frozen=True, kw_only=True, tag="load"):
+    """The first message; nothing is allocated before it."""
+
+    path: str
+    backend: Literal["llama", "fake"]
+    options: EngineOptions
+    measure: bool = False  # time a short prefill and decode, for the self-test
+
+
+class Start(Struct, frozen=True, kw_only=True, tag="start"):
+    """Work on one request; ``key`` is unique in the life of this worker."""
+
+    key: int
+    messages: tuple[Message, ...] = ()
+    prompt: str = ""
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    sampling: Sampling
+    thinking: bool = False
+    priority: int = 5
+
+
+class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
+    key: int
+
+
+# --- worker → supervisor -----------------------------------------------------------------
+
+
+class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
+    """Every second from a thread of its own; ``progress`` grows with every step of work."""
+
+    progress: int
+    busy: bool
+
+
+class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
+    """Loaded, and one token was produced. Speeds in tokens per second when ``Load.measure`` was set."""
+
+    engine: str
+    model_name: str
+    context: int
+    load_ms: float
+    first_token_ms: float
+    decode_tps: float | None = None
+    prefill_tps: float | None = None
+
+
+class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
+    message: str
+
+
+class Token(Struct, frozen=True, kw_only=True, tag="token"):
+    """Text that is now certain; the first one also says how long the prompt was."""
+
+    key: int
+    text: str
+    prompt_tokens: int = 0
+
+
+class Done(Struct, frozen=True, kw_only=True, tag="done"):
+    key: int
+    finish: FinishReason
+    usage: Usage
+    decode_ms: float
+
+
+class Rejected(Struct, frozen=True, kw_only=True, tag="rejected"):
+    """The request ended without an answer; ``code`` is one of edged.api.errors.BY_CODE."""
+
+    key: int
+    code: str
+    message: str
+
+
+ToWorker: TypeAlias = Load | Start | Cancel
+FromWorker: TypeAlias = Heartbeat | Ready | LoadFailed | Token | Done | Rejected
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    """``message`` as one frame."""
+    return pack(_encoder.encode(message))
+
+
+def decode_to_worker(payload: bytes) -> ToWorker:
+    """Raises FrameError when ``payload`` is not a message for a worker."""
+    try:
+        return _to_worker.decode(payload)
+    except msgspec.DecodeError as error:
+        raise FrameError(f"not a message: {error}") from error
+
+
+def decode_from_worker(payload: bytes) -> FromWorker:
+    """Raises FrameError when ``payload`` is not a message of a worker."""
+    try:
+        return _from_worker.decode(payload)
+    except msgspec.DecodeError as error:
+        raise FrameError(f"not a message: {error}") from error

@@ -72,6 +72,12 @@ class NoSpace(EdgeError):
     code = "no_space"
 
 
+class StorageFailed(EdgeError):
+    """The disk does not do what it must: read-only, failing, or in the way of it."""
+
+    code = "storage"
+
+
 class DownloadFailed(EdgeError):
     """A download broke off; what arrived is kept and the next try goes on from there."""
 
@@ -95,7 +101,7 @@ class ConfirmationNeeded(EdgeError):
 EXIT_CODES: dict[str, int] = {
     "internal": 1, "data": 1,
     "usage": 2, "not_found": 2, "bad_request": 2, "too_large": 2, "config": 2, "confirmation": 2,
-    "nothing_fits": 3, "no_space": 3,
+    "nothing_fits": 3, "no_space": 3, "storage": 3,
     "device_unsupported": 4,
     "unreachable": 5,
     "unhealthy": 6, "engine_lost": 6, "model": 6, "port_in_use": 6,

@@ -80,7 +80,7 @@ def _section(tree: dict[str, Any], kind: type[Struct], prefix: str, problems: li
 
 def masked(key: str, value: object) -> str:
     """``value`` as shown to people; anything that may be a secret is not."""
-    secret = re.search(r"password|secret|key|token", key) and not key.endswith("_file")
+    secret = re.search(r"password|secret|key|token(?!s)", key) and not key.endswith("_file")
     return "***" if secret else repr(value)[:80]
 
 

@@ -1,0 +1,81 @@
+"""One line on every key of edged.toml, for `edgectl config explain`."""
+
+from __future__ import annotations
+
+# Dotted key → what it does and what its unit is. A table's own line comes first.
+# tests/unit/test_config_docs.py asserts that every key of edged.api.config is here and nothing else.
+EXPLANATIONS: dict[str, str] = {
+    "node": "Name of this box in MQTT topics, discovery and status; empty takes the host name.",
+    "board": "What `edgectl probe` found; shown to people, decides nothing.",
+    "state_dir": "Folder for models and verdicts; empty takes $STATE_DIRECTORY, else the default place.",
+    "model": "What is loaded and how.",
+    "model.path": "Absolute path of the model file to serve.",
+    "model.name": "Name that clients see, and may ask for.",
+    "model.quant": "Quantisation of the file (Q4_K_M, ...), shown in info and status.",
+    "model.sha256": "Digest the file must have before it is loaded; empty loads it unchecked.",
+    "model.backend": "Engine that runs the model; 'fake' answers without a model and is for tests.",
+    "model.context": "Tokens of one conversation, prompt and answer together, for each slot.",
+    "model.slots": "Requests decoded at the same time in one batch; each adds its own context memory.",
+    "model.ubatch": (
+        "Tokens of one compute step; smaller cancels sooner and takes less memory, larger reads faster."
+    ),
+    "model.threads": "Threads of the engine; 0 takes one for each physical core edged may use.",
+    "model.kv_type": "Number format of the KV cache; q8_0 halves its memory against f16.",
+    "model.mmap": "Map the file instead of copying it, so that the kernel may drop and re-read its pages.",
+    "model.repack": "Faster weight layout at the price of memory; auto lets the self-test decide.",
+    "model.thinking": "Whether models that can think aloud do so when a request does not say.",
+    "model.sampling": "How tokens are drawn when a request does not say; unset keys take the model's preset.",
+    "model.sampling.temperature": "Randomness; 0 always takes the likeliest token.",
+    "model.sampling.top_p": "Draw only from the likeliest tokens that together have this probability.",
+    "model.sampling.top_k": "Draw only from this many likeliest tokens; 0 is no limit.",
+    "model.sampling.min_p": "Leave out tokens less likely than this share of the likeliest one.",
+    "model.sampling.presence_penalty": "Lowers tokens that occurred at all; positive values avoid repeats.",
+    "model.sampling.frequency_penalty": "Lowers tokens by how often they occurred.",
+    "model.sampling.repeat_penalty": "Divides the score of tokens that occurred lately; 1 does nothing.",
+    "model.sampling.seed": "Makes draws repeatable.",
+    "limits": "Bounds on what clients may ask.",
+    "limits.queue": "Requests that may wait for a slot; the next one is told busy and when to come back.",
+    "limits.max_prompt_bytes": "Longest prompt, in bytes of UTF-8 over all messages.",
+    "limits.max_tokens": "Most tokens one answer may have.",
+    "limits.default_max_tokens": "Tokens of an answer when the request does not say.",
+    "limits.default_ttl_s": "Seconds a request stays worth answering when it does not say.",
+    "limits.max_reply_bytes": "An MQTT answer above this many bytes is split into numbered parts.",
+    "memory": "How much memory the engine may take.",
+    "memory.budget_mib": (
+        "Most MiB of the engine's own memory (anonymous + swap); above it work is shed, then the engine is"
+        " restarted. 0 measures only."
+    ),
+    "memory.cgroup_max_mib": (
+        "memory.max in MiB of the engine's own control group, mapped model pages included; 0 sets none."
+    ),
+    "memory.min_available_mib": "Below this many MiB available on the host, new requests are shed.",
+    "engine": "Patience with the engine process.",
+    "engine.hang_timeout_s": "Seconds without a heartbeat before the engine counts as hung and is killed.",
+    "engine.step_timeout_s": "Seconds one compute step may take.",
+    "engine.load_timeout_s": "Seconds loading the model may take, reading it from slow storage included.",
+    "engine.selftest": "Try the engine's fast options in a throw-away process before they are trusted.",
+    "mqtt": "The MQTT side.",
+    "mqtt.enabled": "Serve over MQTT.",
+    "mqtt.host": "Address of the broker.",
+    "mqtt.port": "Port of the broker; 8883 is usual with TLS.",
+    "mqtt.version": "Protocol to speak first; a broker that refuses 5 is spoken to in 3.1.1.",
+    "mqtt.base": "First part of every topic: <base>/<node>/...",
+    "mqtt.username": "User name at the broker.",
+    "mqtt.password_file": "File with the password, readable by edged alone.",
+    "mqtt.ca_file": "Certificate authority of the broker; setting it switches TLS on.",
+    "mqtt.reply_prefixes": "Topics below which clients may have answers sent, besides edged's own.",
+    "mqtt.response_topic": "Honour MQTT 5 response topics that lie below reply_prefixes.",
+    "mqtt.keepalive_s": "Seconds after which a silent connection counts as broken.",
+    "mqtt.duplicates": "Recent answers kept, so that a repeated request is answered without computing again.",
+    "http": "The HTTP side, compatible with OpenAI clients.",
+    "http.enabled": "Serve over HTTP.",
+    "http.host": "Address to listen on; anything wider than this computer needs api_key_file.",
+    "http.port": "Port to listen on; 0 takes a free one.",
+    "http.api_key_file": "File with the key that clients send as a bearer token; empty asks for none.",
+    "http.max_body_bytes": "Largest request body, in bytes.",
+    "http.max_connections": "Connections open at the same time.",
+    "discovery": "Being found on the local network.",
+    "discovery.enabled": "Announce this box over mDNS, for `edgectl discover`.",
+    "log": "What is logged.",
+    "log.level": "Least severity that is logged; prompts and answers never are.",
+}

@@ -1,0 +1,69 @@
+"""Where the box is when nobody says: the environment, this computer's edged.toml, else loopback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from edged.host import config as config_file
+from edged.host.paths import SYSTEM, default_paths
+
+if TYPE_CHECKING:
+    from edged.api.config import Config
+
+FALLBACK_URL = "http://127.0.0.1:8642"
+
+
+class Target(Struct, frozen=True):
+    """An address and the file with the key for it; ``source`` says where the address came from."""
+
+    url: str
+    key_file: Path | None = None
+    ca_file: Path | None = None
+    source: str = "the command line"
+
+
+def local_config_path() -> Path:
+    """The edged.toml of this user, else of the system; the first one when neither is there."""
+    own = default_paths().config
+    return own if own.exists() or not SYSTEM.config.exists() else SYSTEM.config
+
+
+def find_target(url: str | None = None, key_file: Path | None = None) -> Target:
+    """The box to talk to: ``url``, else $EDGECTL_URL, else the local configuration, else loopback.
+
+    ``key_file`` and $EDGECTL_KEY_FILE win over the key file of the local configuration, whose key goes to
+    the local box alone. Raises ConfigInvalid when the local configuration is broken.
+    """
+    named = os.environ.get("EDGECTL_KEY_FILE")
+    key_file = key_file or (Path(named) if named else None)
+    if url:
+        return Target(url, key_file)
+    if from_environment := os.environ.get("EDGECTL_URL"):
+        return Target(from_environment, key_file, source="EDGECTL_URL")
+    path = local_config_path()
+    if not path.exists():
+        return Target(FALLBACK_URL, key_file, source="the default address")
+    return _of_config(config_file.load(path), path, key_file)
+
+
+def _of_config(config: Config, path: Path, key_file: Path | None) -> Target:
+    if config.http.enabled:
+        # A wildcard address is where the daemon listens, not where one connects to.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(config.http.host, config.http.host)
+        host = f"[{host}]" if ":" in host else host
+        key = key_file or (Path(config.http.api_key_file) if config.http.api_key_file else None)
+        return Target(f"http://{host}:{config.http.port}", key, source=str(path))
+    mqtt = config.mqtt
+    user = f"{mqtt.username}@" if mqtt.username else ""
+    host = f"[{mqtt.host}]" if ":" in mqtt.host else mqtt.host
+    key = key_file or (Path(mqtt.password_file) if mqtt.password_file else None)
+    return Target(
+        f"{'mqtts' if mqtt.ca_file else 'mqtt'}://{user}{host}:{mqtt.port}/{mqtt.base}/{config.node}",
+        key,
+        Path(mqtt.ca_file) if mqtt.ca_file else None,
+        source=str(path),
+    )

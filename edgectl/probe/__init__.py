@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from edgectl.probe.device import probe_device
 from edgectl.probe.planned import planned_device
 from edgectl.probe.profiles import DeviceProfile, find_profile, load_profiles, match
 
-__all__ = ["DeviceProfile", "find_profile", "load_profiles", "match", "planned_device"]
+__all__ = ["DeviceProfile", "find_profile", "load_profiles", "match", "planned_device", "probe_device"]

@@ -42,7 +42,7 @@ def command(path: Path | None, root: Path, *, as_json: bool) -> None:
     will hurt a language model here (limits that cannot be enforced, heat, weak power, slow storage)
     together with what to do about it.
     """
-    from edgectl.probe import probe_device
+    from edgectl.probe import find_profile, probe_device
 
     if not root.is_dir():
         raise NotFound(

@@ -110,7 +110,7 @@ def _storage(storage: Storage) -> Iterator[Note]:
     if storage.total_bytes and storage.free_bytes < TINY_FREE_BYTES:
         yield Note(
             code="storage-small",
-            message=f"{storage.path} has only {storage.free_bytes >> 20} MiB free; a model takes 0.6 GB or more",
+            message=f"{storage.path} has only {storage.free_bytes >> 20} MiB free; a model takes 0.6 GB up",
             hint="make room, or choose another place for the models",
         )
     if storage.kind == "sd":

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 # What firmware tables of virtual machines say; the first text found in "vendor product" wins.
 DMI_NAMES = (
     ("kvm", "kvm"), ("qemu", "qemu"), ("vmware", "vmware"), ("virtualbox", "virtualbox"),
-    ("innotek", "virtualbox"), ("xen", "xen"), ("microsoft corporation virtual machine", "hyper-v"), ("parallels", "parallels"),
-    ("amazon ec2", "amazon"), ("google compute engine", "google"), ("openstack", "openstack"),
+    ("innotek", "virtualbox"), ("xen", "xen"), ("microsoft corporation virtual machine", "hyper-v"),
+    ("parallels", "parallels"), ("amazon ec2", "amazon"), ("google compute engine", "google"), ("openstack", "openstack"),
     ("bochs", "bochs"), ("digitalocean", "kvm"), ("apple virtualization", "apple"),
 )  # fmt: skip
 CGROUP_NAMES = (("kubepods", "kubernetes"), ("docker", "docker"), ("libpod", "podman"), ("/lxc", "lxc"))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CPUS = "sys/devices/system/cpu"
+UNKNOWN_MODEL = "unknown"
 ARM_LIMITED = 0x41
 # Part numbers of ARM Limited's cores; source: Linux, arch/arm64/include/asm/cputype.h.
 ARM_PARTS = {
@@ -44,9 +45,10 @@ def probe(root: Path) -> tuple[Cpu, tuple[Note, ...]]:
     online = cgroup.parse_cpus(read_text(root / CPUS / "online")) or tuple(sorted(processors)) or (0,)
     names = {number: _core_name(processors.get(number, {})) for number in online}
     clusters = _clusters(root, online, names)
+    names_found = " + ".join(dict.fromkeys(cluster.name for cluster in clusters))
     cpu = Cpu(
         arch=architecture(root),
-        model=cpuinfo.value(found, "model name") or " + ".join(dict.fromkeys(c.name for c in clusters)),
+        model=cpuinfo.value(found, "model name") or (names_found if found else UNKNOWN_MODEL),
         physical_cores=_physical_cores(root, online, processors),
         logical_cpus=len(online),
         usable_cpus=_usable(root, online),

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 DMI_NAMES = (
     ("kvm", "kvm"), ("qemu", "qemu"), ("vmware", "vmware"), ("virtualbox", "virtualbox"),
     ("innotek", "virtualbox"), ("xen", "xen"), ("microsoft corporation virtual machine", "hyper-v"),
-    ("parallels", "parallels"), ("amazon ec2", "amazon"), ("google compute engine", "google"), ("openstack", "openstack"),
+    ("parallels", "parallels"), ("amazon ec2", "amazon"),
+    ("google compute engine", "google"), ("openstack", "openstack"),
     ("bochs", "bochs"), ("digitalocean", "kvm"), ("apple virtualization", "apple"),
 )  # fmt: skip
 CGROUP_NAMES = (("kubepods", "kubernetes"), ("docker", "docker"), ("libpod", "podman"), ("/lxc", "lxc"))

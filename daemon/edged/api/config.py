@@ -33,6 +33,7 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mmap: bool = True
     repack: Literal["auto", "on", "off"] = "auto"  # extra buffer types; auto: the self-test decides
     thinking: bool = False
+    system: str = ""  # the system message of a chat that brings none
     sampling: Sampling = Sampling()
 
 

@@ -71,6 +71,7 @@ class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     context: int
     load_ms: float
     first_token_ms: float
+    anon_bytes: int = 0  # RssAnon + swap, all buffers touched that one token touches
     decode_tps: float | None = None
     prefill_tps: float | None = None
 

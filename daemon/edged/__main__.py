@@ -1,0 +1,87 @@
+"""The entry of edged: arguments, configuration, logging, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import sys
+from pathlib import Path
+
+from edged import __version__
+from edged.api.errors import ConfigInvalid, EdgeError
+from edged.host.config import load
+from edged.host.paths import default_paths
+
+EXIT_BUG = 1
+EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: the unit does not restart on it
+
+log = logging.getLogger("edged")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run ``edged`` and exit: 0 stopped as told · 1 bug · 78 configuration."""
+    parser = argparse.ArgumentParser(
+        prog="edged",
+        description="Serve a language model over MQTT and HTTP inside hard memory limits.",
+        epilog="Exit status: 0 stopped as told, 1 defect, 78 configuration. Example: edged --config edged.toml",
+    )
+    paths = default_paths()
+    parser.add_argument("--config", type=Path, default=paths.config, help=f"configuration (default {paths.config})")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--version", action="version", version=f"edged {__version__}")
+    sys.exit(run(parser.parse_args(argv)))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The exit status of one run with parsed ``arguments``."""
+    try:
+        config = load(arguments.config)
+        if arguments.check:
+            print(f"{arguments.config} is valid")
+            return 0
+        _require_daemon_extra()
+    except EdgeError as error:
+        return _refuse(error)
+    # journald stamps the time itself; under a terminal or in a test it is wanted.
+    form = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    form += "level=%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=config.log.level.upper(), format=form)
+    for noisy in ("httpx", "uvicorn.error", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from edged.app import App  # noqa: PLC0415 - so that --help and a bad configuration need no transports
+
+    state = config.state_dir or os.environ.get("STATE_DIRECTORY") or default_paths().state
+    log.info("edged %s node=%s model=%s", __version__, config.node, config.model.name)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_serve(App, config, Path(state)))
+    except EdgeError as error:
+        return _refuse(error)
+    return 0
+
+
+async def _serve(app: object, config: object, state: Path) -> None:
+    await app(config, state).run()  # type: ignore[operator]
+
+
+def _require_daemon_extra() -> None:
+    missing = [name for name in ("starlette", "uvicorn", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigInvalid(
+            "this installation", (f"{', '.join(missing)} missing: pip install 'edged[daemon]'",)
+        )
+
+
+def _refuse(error: EdgeError) -> int:
+    print(f"edged: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  → {error.hint}", file=sys.stderr)
+    return EXIT_CONFIG
+
+
+if __name__ == "__main__":
+    main()

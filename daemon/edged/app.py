@@ -1,0 +1,156 @@
+"""Wires the daemon together and runs it: start order, one watch a second, signals, a bounded stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from edged.api.errors import Draining
+from edged.api.status import EngineState
+from edged.engine.supervisor import EngineSupervisor
+from edged.guard.policy import GuardPolicy, Verdict
+from edged.guard.sampler import Sampler
+from edged.host import sdnotify
+from edged.host.leaf import make_leaf
+from edged.service import EdgeService
+from edged.transports.discovery import Discovery
+from edged.transports.http import HttpTransport
+from edged.transports.mqtt import MqttTransport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edged.api.config import Config
+    from edged.api.status import Condition
+
+log = logging.getLogger("edged")
+
+TICK_S = 1.0
+DRAIN_S = 15.0  # running answers may finish; the unit's TimeoutStopSec is larger
+STAGE_S = 5.0  # any other stage of the stop
+
+
+class App:
+    """One run of the daemon. ``run`` returns when it has been told to stop and has stopped."""
+
+    def __init__(self, config: Config, state_dir: Path) -> None:
+        leaf = make_leaf(config.memory.cgroup_max_mib << 20)
+        self._sampler = Sampler(config.memory, leaf=leaf.name)
+        self.service = EdgeService(config, sampler=self._sampler)
+        self._engine = EngineSupervisor(
+            config, state_dir=state_dir, place=leaf.place, on_change=self._engine_changed
+        )
+        self.service.attach(self._engine)
+        self.service.report(self._conditions)
+        self._policy = GuardPolicy()
+        self.http = HttpTransport(config.http, self.service) if config.http.enabled else None
+        self.mqtt = MqttTransport(config.mqtt, config.node, self.service) if config.mqtt.enabled else None
+        self.discovery = Discovery(config, self.service) if config.discovery.enabled else None
+        self._stopping = asyncio.Event()
+        self._announced = False
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or ``stop``."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            if self.http:
+                await self.http.start()
+                log.info("http on %s:%d", *self.http.address)
+            if self.mqtt:
+                await self.mqtt.start()
+            if self.discovery:
+                await self.discovery.start(self.http.address[1] if self.http else None)
+            tasks = [
+                asyncio.create_task(self._engine.run(), name="engine"),
+                asyncio.create_task(self._tick(), name="tick"),
+                asyncio.create_task(self._watchdog(), name="watchdog"),
+                asyncio.create_task(self._stopping.wait(), name="stop"),  # type: ignore[arg-type]
+            ]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a task that ended by itself is a defect, and must be seen
+        finally:
+            await self._shut_down(tasks)
+
+    def stop(self) -> None:
+        """Begin the stop; safe to repeat."""
+        self._stopping.set()
+
+    # --- while running --------------------------------------------------------------------
+
+    def _engine_changed(self) -> None:
+        self.service.dispatch()
+        state = self._engine.state
+        text = {
+            EngineState.READY: "ready",
+            EngineState.BACKOFF: f"engine failed: {self._engine.last_error}",
+            EngineState.BROKEN: f"engine broken: {self._engine.last_error}",
+        }.get(state, f"engine {state}")
+        sdnotify.notify(f"STATUS={text}")
+        if state is EngineState.READY and not self._announced:
+            self._announced = True
+            sdnotify.notify("READY=1")
+            log.info("ready: one token was produced")
+        if self.mqtt:
+            self.mqtt.service_changed()
+
+    async def _tick(self) -> None:
+        """Once a second: expire what waited too long, look at memory, act on it."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.service.expire()
+            decision = self._policy.step(self._sampler.sample(self._engine.worker_pid))
+            self.service.shed(decision.why if decision.verdict is not Verdict.OK else "")
+            if decision.verdict is Verdict.RECYCLE:
+                self._engine.recycle(decision.why)
+
+    async def _watchdog(self) -> None:
+        """Tell systemd that the event loop turns; silence for WatchdogSec restarts us."""
+        interval_s = sdnotify.watchdog_interval_s()
+        while interval_s:
+            sdnotify.notify("WATCHDOG=1")
+            await asyncio.sleep(interval_s / 3)
+        await asyncio.Event().wait()
+
+    def _conditions(self) -> list[Condition]:
+        sources = (self.mqtt, self.discovery)
+        return [found for source in sources if source and (found := source.condition()) is not None]
+
+    # --- the stop, stage by stage, each bounded -------------------------------------------
+
+    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
+        sdnotify.notify("STOPPING=1\nSTATUS=finishing the answers under way")
+        self.service.drain()
+        transports = [transport for transport in (self.mqtt, self.http) if transport]
+        # New requests stop first, so that what is running can end; then the rest is told why it ends.
+        await _stage("drain", STAGE_S, *(transport.drain() for transport in transports))
+        if self._engine.state is EngineState.READY:
+            await _stage("answers", DRAIN_S, self.service.idle.wait())
+        self.service.fail_all(Draining("the daemon is stopping", retry_after_s=10.0))
+        if self.discovery:
+            await _stage("discovery", STAGE_S, self.discovery.stop())
+        await _stage("transports", STAGE_S, *(transport.stop() for transport in transports))
+        for task in tasks:
+            task.cancel()
+        await _stage("engine", STAGE_S, asyncio.gather(*tasks, return_exceptions=True))
+        log.info("stopped")
+
+
+async def _stage(name: str, limit_s: float, *work: object) -> None:
+    """Await all of ``work`` for at most ``limit_s``; what fails or hangs is logged and left behind."""
+    with contextlib.suppress(asyncio.CancelledError):
+        try:
+            async with asyncio.timeout(limit_s):
+                results = await asyncio.gather(*work, return_exceptions=True)  # type: ignore[call-overload]
+        except TimeoutError:
+            log.warning("stop: %s not done after %.0f s, going on", name, limit_s)
+            return
+        for result in results:
+            if isinstance(result, Exception):
+                log.error("stop: %s: %r", name, result)

@@ -1,0 +1,128 @@
+"""One worker process: spawned, talked to, ended. Single-use; a new attempt is a new object."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from edged.ipc.frames import FrameError, FrameReader
+from edged.ipc.messages import decode_from_worker, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edged.ipc.messages import FromWorker, ToWorker
+
+log = logging.getLogger("edged.engine")
+
+READ_BYTES = 1 << 16
+KILL_WAIT_S = 10.0  # SIGKILL is immediate, except in an uninterruptible read of a failing disk
+
+
+class Worker:
+    """A live worker. ``receive`` raises EOFError once it has hung up, for whatever reason."""
+
+    def __init__(self, process: asyncio.subprocess.Process, link: socket.socket) -> None:
+        self._process = process
+        self._link = link
+        self._reader = FrameReader()
+        self._ready: list[FromWorker] = []
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @classmethod
+    async def spawn(cls, place: Callable[[int], None]) -> Worker:
+        """Start a worker and let ``place`` put its pid where it belongs before anything is allocated.
+
+        Raises OSError when the process cannot be started.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "edged.worker", "--fd", str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=sys.stderr,
+                pass_fds=[theirs.fileno()],
+                env=worker_environment(),
+                start_new_session=True,  # a Ctrl-C in a terminal is the supervisor's to handle
+            )  # fmt: skip
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        worker = cls(process, ours)
+        try:
+            place(process.pid)
+        except OSError as error:
+            log.warning("the worker runs without a cgroup of its own: %s", error)
+        return worker
+
+    async def send(self, message: ToWorker) -> None:
+        """Deliver ``message``; raises OSError when the worker is gone."""
+        await asyncio.get_running_loop().sock_sendall(self._link, encode(message))
+
+    async def receive(self) -> FromWorker:
+        """The next message. Raises EOFError when the worker has hung up, FrameError on garbage."""
+        while not self._ready:
+            try:
+                data = await asyncio.get_running_loop().sock_recv(self._link, READ_BYTES)
+            except ConnectionError as error:
+                raise EOFError(str(error)) from error
+            if not data:
+                raise EOFError("the worker hung up")
+            self._ready += [decode_from_worker(payload) for payload in self._reader.feed(data)]
+        return self._ready.pop(0)
+
+    async def end(self) -> str:
+        """Kill what is left of the worker and reap it; how it ended, for people. Safe to repeat."""
+        # A worker that has already died keeps its own cause of death.
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(asyncio.TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await self._process.wait()
+            self._link.close()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            async with asyncio.timeout(KILL_WAIT_S):
+                await self._process.wait()
+        return describe_exit(self._process.returncode)
+
+    async def kill(self) -> str:
+        """End the worker at once, mid-step."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        return await self.end()
+
+
+def describe_exit(code: int | None) -> str:
+    """ "SIGSEGV", "exit status 1", …"""
+    if code is None:
+        return "still running"
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def worker_environment() -> dict[str, str]:
+    """The worker's environment: ours without what is none of its business."""
+    hidden = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"}
+    return {name: value for name, value in os.environ.items() if name not in hidden}
+
+
+__all__ = ["FrameError", "Worker", "describe_exit"]

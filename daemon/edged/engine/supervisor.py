@@ -1,0 +1,300 @@
+"""Keeps one worker alive and serving: spawns, loads, routes, notices death and hangs, backs off."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import structs
+
+from edged.api.status import EngineState
+from edged.engine import selftest
+from edged.engine.backoff import Backoff
+from edged.engine.process import FrameError, Worker
+from edged.engine.states import EngineStates
+from edged.host.cpus import compute_threads
+from edged.ipc.messages import Cancel, Done, EngineOptions, Heartbeat, Load, LoadFailed, Ready, Rejected, Start, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edged.api.config import Config
+    from edged.ipc.messages import FromWorker, ToWorker
+
+log = logging.getLogger("edged.engine")
+
+WATCH_S = 0.25
+RECYCLE_GRACE_S = 10.0  # what is running may finish; a Pi makes some 50 tokens in that time
+
+
+class Sink(Protocol):
+    """Where the words about one request go; after Done, Rejected or ``lost`` there are no more."""
+
+    def message(self, message: Token | Done | Rejected) -> None: ...
+
+    def lost(self, why: str) -> None: ...
+
+
+class WorkerLost(Exception):
+    """This worker is of no more use."""
+
+
+class EngineSupervisor:
+    """Runs for the life of the daemon; ``on_change`` is called whenever slots or state change."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        state_dir: Path,
+        place: Callable[[int], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._verdict_path = state_dir / "selftest.json"
+        self._place = place
+        self._on_change = on_change
+        self._states = EngineStates(lambda _state, _why: on_change())
+        self._backoff = Backoff()
+        self._sinks: dict[int, Sink] = {}
+        self._outbox: asyncio.Queue[ToWorker] = asyncio.Queue()
+        self._next_key = 0
+        self._recycle = asyncio.Event()
+        self._recycle_why = ""
+        self._verdict: selftest.Verdict | None = None
+        self.worker_pid: int | None = None
+        self.loaded: Ready | None = None
+        self.restarts = 0
+        self.last_error = ""
+
+    # --- what the service uses ------------------------------------------------------------
+
+    @property
+    def state(self) -> EngineState:
+        return self._states.now
+
+    @property
+    def free_slots(self) -> int:
+        """Requests that ``start`` may take now."""
+        return self._config.model.slots - len(self._sinks) if self.state is EngineState.READY else 0
+
+    @property
+    def running(self) -> int:
+        return len(self._sinks)
+
+    def start(self, order: Start, sink: Sink) -> int:
+        """Give ``order`` to the worker (only while ``free_slots`` > 0); the key for ``cancel``."""
+        self._next_key += 1
+        key = self._next_key
+        self._sinks[key] = sink
+        self._outbox.put_nowait(structs.replace(order, key=key))
+        return key
+
+    def cancel(self, key: int) -> None:
+        """The worker answers with Rejected(code="cancelled"), unless it has already finished."""
+        if key in self._sinks:
+            self._outbox.put_nowait(Cancel(key=key))
+
+    def recycle(self, why: str) -> None:
+        """Replace the worker: no new requests, a grace for the running ones, then a fresh process."""
+        if self.state is EngineState.READY:
+            self._recycle_why = why
+            self._recycle.set()
+
+    # --- the life of the engine -----------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a worker serving until cancelled; then the worker is gone and all requests are ended."""
+        while True:
+            ready_s, why, planned = await self._attempt()
+            self.restarts += 1
+            if planned:
+                continue
+            self.last_error = why
+            delay_s = self._backoff.failed(ready_s)
+            state = EngineState.BROKEN if self._backoff.broken else EngineState.BACKOFF
+            self._states.move(state, f"{why}; next attempt in {delay_s:.1f} s")
+            await asyncio.sleep(delay_s)
+
+    async def _attempt(self) -> tuple[float, str, bool]:
+        """One worker from birth to death: seconds it was ready, why it ended, whether that was planned."""
+        loop = asyncio.get_running_loop()
+        self._states.move(EngineState.SPAWNING, "")
+        self._outbox = asyncio.Queue()
+        self._recycle.clear()
+        ready_at = 0.0
+        planned = False
+        worker: Worker | None = None
+        try:
+            order = await self._order()
+            worker = await Worker.spawn(self._place)
+            self.worker_pid = worker.pid
+            self._states.move(EngineState.LOADING, order.path)
+            self.loaded = await self._load(worker, order)
+            ready_at = loop.time()
+            self._states.move(
+                EngineState.READY,
+                f"load={self.loaded.load_ms:.0f} ms first_token={self.loaded.first_token_ms:.0f} ms",
+            )
+            await self._serve(worker)
+            why, planned = self._recycle_why, True
+        except WorkerLost as error:
+            why = str(error)
+        except (OSError, EOFError, FrameError) as error:
+            why = await worker.end() if worker and isinstance(error, EOFError) else str(error)
+            why = f"the engine process ended: {why}" if isinstance(error, EOFError) else why
+        except asyncio.CancelledError:
+            self._abandon("the daemon is stopping")
+            if worker is not None:
+                await worker.kill()
+            raise
+        ready_s = loop.time() - ready_at if ready_at else 0.0
+        self._abandon(why)
+        self._states.move(EngineState.KILLING, why)
+        self.worker_pid = None
+        if worker is not None:
+            await worker.kill()
+        return ready_s, why, planned
+
+    def _abandon(self, why: str) -> None:
+        """End every request in flight, exactly once each."""
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks.values():
+            sink.lost(why)
+
+    async def _order(self) -> Load:
+        """What the next worker is told to load, with the options that survive on this host."""
+        model = self._config.model
+        options = EngineOptions(
+            context=model.context,
+            slots=model.slots,
+            ubatch=model.ubatch,
+            threads=model.threads or compute_threads(),
+            kv_type=model.kv_type,
+            mmap=model.mmap,
+            repack=model.repack != "off",
+        )
+        order = Load(path=model.path, backend=model.backend, options=options)
+        if model.repack != "auto" or not self._config.engine.selftest:
+            return order
+        if self._verdict is None:
+            key = selftest.verdict_key(order, engine_version(model.backend))
+            self._verdict = selftest.remembered(self._verdict_path, key) or await selftest.choose(
+                order,
+                key,
+                self._verdict_path,
+                budget_bytes=self._config.memory.budget_mib << 20,
+                timeout_s=self._config.engine.load_timeout_s,
+                place=self._place,
+            )
+        repack = self._verdict.repack if self._verdict else False
+        return structs.replace(order, options=structs.replace(options, repack=repack))
+
+    async def _load(self, worker: Worker, order: Load) -> Ready:
+        patience = self._config.engine
+        await worker.send(order)
+        try:
+            async with asyncio.timeout(patience.load_timeout_s):
+                while True:
+                    try:
+                        async with asyncio.timeout(patience.hang_timeout_s):
+                            message = await worker.receive()
+                    except TimeoutError:
+                        raise WorkerLost(f"no heartbeat for {patience.hang_timeout_s:.0f} s while loading") from None
+                    if isinstance(message, Ready):
+                        return message
+                    if isinstance(message, LoadFailed):
+                        raise WorkerLost(f"the model cannot be loaded: {message.message}")
+        except TimeoutError:
+            raise WorkerLost(f"loading took more than {patience.load_timeout_s:.0f} s") from None
+
+    async def _serve(self, worker: Worker) -> None:
+        """Route messages until the worker is lost (raises) or has been recycled (returns)."""
+        watch = _Watch(self._config.engine.hang_timeout_s, self._config.engine.step_timeout_s)
+        tasks = [
+            asyncio.create_task(self._receive(worker, watch)),
+            asyncio.create_task(self._send(worker)),
+            asyncio.create_task(watch.run()),
+            asyncio.create_task(self._drain_for_recycle()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _receive(self, worker: Worker, watch: _Watch) -> None:
+        while True:
+            message = await worker.receive()
+            if isinstance(message, Heartbeat):
+                watch.heard(message)
+            else:
+                self._route(message)
+
+    def _route(self, message: FromWorker) -> None:
+        if isinstance(message, Token):
+            if (sink := self._sinks.get(message.key)) is not None:
+                sink.message(message)
+        elif isinstance(message, Done | Rejected) and (sink := self._sinks.pop(message.key, None)) is not None:
+            sink.message(message)
+            self._on_change()
+
+    async def _send(self, worker: Worker) -> None:
+        while True:
+            await worker.send(await self._outbox.get())
+
+    async def _drain_for_recycle(self) -> None:
+        await self._recycle.wait()
+        self._states.move(EngineState.RECYCLING, self._recycle_why)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + RECYCLE_GRACE_S
+        while self._sinks and loop.time() < deadline:
+            await asyncio.sleep(WATCH_S)
+
+
+class _Watch:
+    """Raises WorkerLost when heartbeats stop, or a step never ends."""
+
+    def __init__(self, hang_timeout_s: float, step_timeout_s: float) -> None:
+        self._hang_s = hang_timeout_s
+        self._step_s = step_timeout_s
+        self._progress = -1
+        self._beat_at = self._step_at = asyncio.get_running_loop().time()
+
+    def heard(self, beat: Heartbeat) -> None:
+        now = asyncio.get_running_loop().time()
+        self._beat_at = now
+        if not beat.busy or beat.progress != self._progress:
+            self._step_at = now
+        self._progress = beat.progress
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            now = loop.time()
+            if now - last > WATCH_S + 1.0:  # it was us who stood still; the worker's beats are in the socket
+                self._beat_at = self._step_at = now
+            last = now
+            if now - self._beat_at > self._hang_s:
+                raise WorkerLost(f"no heartbeat for {self._hang_s:.0f} s: the engine process hangs")
+            if now - self._step_at > self._step_s:
+                raise WorkerLost(f"one compute step took more than {self._step_s:.0f} s: the engine hangs")
+
+
+def engine_version(backend: str) -> str:
+    """The version of the engine's package, found without importing native code."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - costs memory, needed once
+
+    if backend != "llama":
+        return backend
+    try:
+        return f"llama-cpp-python {version('llama-cpp-python')}"
+    except PackageNotFoundError:
+        return "llama-cpp-python is not installed"

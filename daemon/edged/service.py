@@ -1,0 +1,378 @@
+"""The one way in for every transport: submit, cancel, status. Exactly one terminal event a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from statistics import median
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from edged import __version__
+from edged.api.errors import Busy, Cancelled, Draining, EdgeError, EngineLost, Expired, Loading, MemoryGuard
+from edged.api.events import Accepted, Delta, Failed, Finished, Terminal, Timings
+from edged.api.requests import Limits, Message, Sampling, check
+from edged.api.status import Condition, Counters, EngineState, Info, ModelInfo, ServiceState, Status
+from edged.api.status import Limits as StatusLimits
+from edged.ipc.messages import Done, Rejected, Start, Token
+from edged.scheduling.admission import Admission
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from edged.api.config import Config
+    from edged.api.events import Event
+    from edged.api.requests import Request
+    from edged.engine.supervisor import EngineSupervisor
+    from edged.guard.sampler import Sampler
+
+log = logging.getLogger("edged.service")
+
+RECENT = 32  # answers that "recent" speeds are taken from
+
+
+class Job:
+    """One accepted request on its way: its clocks, its text so far, the events its reader has not taken."""
+
+    def __init__(self, request: Request, now: float, deadline: float) -> None:
+        self.request = request
+        self.accepted_at = now
+        self.deadline = deadline
+        self.started_at = now
+        self.first_at = now
+        self.ticket = 0
+        self.key: int | None = None
+        self.events: asyncio.Queue[Event] = asyncio.Queue()  # bounded by max_tokens deltas and one terminal
+        self.ended = False
+        self._parts: list[str] = []
+
+    def delta(self, text: str) -> None:
+        if text:
+            self.events.put_nowait(Delta(id=self.request.id, seq=len(self._parts), text=text))
+            self._parts.append(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
+    def end(self, event: Terminal) -> bool:
+        """Put the terminal event, once; False when there was one already."""
+        if self.ended:
+            return False
+        self.ended = True
+        self.events.put_nowait(event)
+        return True
+
+
+class EdgeService:
+    """See :class:`edged.transports.port.Service`. Lives in one event loop."""
+
+    def __init__(self, config: Config, *, sampler: Sampler, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._sampler = sampler
+        self._clock = clock
+        self._started_at = clock()
+        self._queue: Admission[Job] = Admission(config.limits.queue)
+        self._jobs: dict[tuple[str, str], Job] = {}
+        self._engine: EngineSupervisor | None = None
+        self._shed_why = ""
+        self._draining = False
+        self._counters = Counters()
+        self._first_ms: deque[float] = deque(maxlen=RECENT)
+        self._decode_tps: deque[float] = deque(maxlen=RECENT)
+        self._total_s: deque[float] = deque(maxlen=RECENT)
+        self._extra_conditions: Callable[[], Sequence[Condition]] = tuple
+        self.idle = asyncio.Event()  # no request is accepted and unanswered
+        self.idle.set()
+
+    def attach(self, engine: EngineSupervisor) -> None:
+        """Give the service its engine; the two know each other, so one must come first."""
+        self._engine = engine
+
+    def report(self, conditions: Callable[[], Sequence[Condition]]) -> None:
+        """Add the conditions of transports to ``status``."""
+        self._extra_conditions = conditions
+
+    # --- the port -------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        limits = self._config.limits
+        return Limits(
+            max_prompt_bytes=limits.max_prompt_bytes,
+            max_tokens=limits.max_tokens,
+            default_max_tokens=limits.default_max_tokens,
+            default_ttl_s=limits.default_ttl_s,
+        )
+
+    @property
+    def capacity(self) -> int:
+        return self._config.limits.queue + self._config.model.slots
+
+    @property
+    def ready(self) -> bool:
+        return self.state is ServiceState.READY
+
+    @property
+    def state(self) -> ServiceState:
+        if self._draining:
+            return ServiceState.DRAINING
+        engine = self._engine.state if self._engine else EngineState.ABSENT
+        if engine is EngineState.READY:
+            return ServiceState.DEGRADED if self._shed_why else ServiceState.READY
+        never_loaded = self._engine is None or self._engine.loaded is None
+        starting = engine in {EngineState.ABSENT, EngineState.SPAWNING, EngineState.LOADING}
+        return ServiceState.LOADING if never_loaded and starting else ServiceState.DEGRADED
+
+    async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
+        try:
+            job, ahead = self._accept(request)
+        except EdgeError as error:
+            self._counters = structs.replace(self._counters, refused=self._counters.refused + 1)
+            log.info("refused id=%s client=%s code=%s", request.id, request.client, error.code)
+            yield Failed.of(request.id, error)
+            return
+        try:
+            yield Accepted(id=request.id, position=ahead, eta_s=self._eta_s(ahead))
+            while True:
+                event = await job.events.get()
+                yield event
+                if isinstance(event, Finished | Failed):
+                    return
+        finally:
+            self._abort(job, Cancelled("the client went away"))
+
+    def cancel(self, client: str, request_id: str) -> bool:
+        job = self._jobs.get((client, request_id))
+        return job is not None and self._abort(job, Cancelled("the request was cancelled"))
+
+    def status(self) -> Status:
+        engine = self._engine
+        return Status(
+            node=self._config.node,
+            version=__version__,
+            pid=os.getpid(),
+            worker_pid=engine.worker_pid if engine else None,
+            state=self.state,
+            engine=engine.state if engine else EngineState.ABSENT,
+            uptime_s=self._clock() - self._started_at,
+            model=self._model_info(),
+            queue=len(self._queue),
+            running=engine.running if engine else 0,
+            decode_tps=median(self._decode_tps) if self._decode_tps else None,
+            first_token_ms=median(self._first_ms) if self._first_ms else None,
+            memory=self._sampler.status(),
+            counters=structs.replace(self._counters, engine_restarts=engine.restarts if engine else 0),
+            conditions=self._conditions(),
+        )
+
+    def info(self) -> Info:
+        limits = self._config.limits
+        return Info(
+            node=self._config.node,
+            version=__version__,
+            model=self._model_info(),
+            board=self._config.board,
+            limits=StatusLimits(
+                max_prompt_tokens=self._model_info().context_tokens - 1,
+                max_tokens=limits.max_tokens,
+                max_prompt_bytes=limits.max_prompt_bytes,
+                max_reply_bytes=limits.max_reply_bytes,
+            ),
+            features=("chat", "generate", "stream", "cancel"),
+        )
+
+    # --- what the app uses ----------------------------------------------------------------
+
+    def shed(self, why: str) -> None:
+        """Refuse new requests while ``why`` is not empty."""
+        if bool(why) != bool(self._shed_why):
+            log.warning("shedding: %s", why) if why else log.info("taking requests again")
+        self._shed_why = why
+
+    def drain(self) -> None:
+        """Take no more requests; those accepted go on."""
+        self._draining = True
+
+    def fail_all(self, error: EdgeError) -> None:
+        """End every accepted request with ``error``."""
+        for job in list(self._jobs.values()):
+            self._abort(job, error)
+
+    def expire(self) -> None:
+        """End waiting requests whose time has run out; called once a second."""
+        for job in self._queue.expired(self._clock()):
+            self._end(job, Failed.of(job.request.id, Expired("the request waited longer than its time to live")))
+
+    def dispatch(self) -> None:
+        """Give waiting requests to free slots; called whenever either may have changed."""
+        engine = self._engine
+        while engine is not None and engine.free_slots > 0 and (job := self._queue.next()) is not None:
+            if job.deadline <= self._clock():
+                error = Expired("the request waited longer than its time to live")
+                self._end(job, Failed.of(job.request.id, error))
+                continue
+            job.started_at = self._clock()
+            job.key = engine.start(self._order(job.request), _JobSink(self, job))
+
+    # --- what a job's sink uses -----------------------------------------------------------
+
+    def heard(self, job: Job, message: Token | Done | Rejected) -> None:
+        """Turn the worker's words into events."""
+        if isinstance(message, Token):
+            if message.prompt_tokens:
+                job.first_at = self._clock()
+            job.delta(message.text)
+        elif isinstance(message, Rejected):
+            self._end(job, Failed(id=job.request.id, code=message.code, message=message.message))
+        else:
+            self._finish(job, message)
+
+    def lost(self, job: Job, why: str) -> None:
+        self._end(job, Failed.of(job.request.id, EngineLost(why, retry_after_s=2.0)))
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _accept(self, request: Request) -> tuple[Job, int]:
+        """Queue ``request`` or raise the EdgeError that says why not."""
+        check(request, self.limits)
+        if self._draining:
+            raise Draining("the daemon is stopping", retry_after_s=10.0)
+        if self._shed_why:
+            raise MemoryGuard(self._shed_why, retry_after_s=10.0)
+        if self._engine is not None and self._engine.state is EngineState.BROKEN:
+            raise Loading(f"the model cannot be loaded: {self._engine.last_error}", retry_after_s=60.0)
+        name = (request.client, request.id)
+        if name in self._jobs:
+            raise Busy("a request with this id is being answered", retry_after_s=5.0)
+        now = self._clock()
+        job = Job(request, now, now + (request.ttl_s or self._config.limits.default_ttl_s))
+        try:
+            job.ticket, ahead = self._queue.offer(job, priority=request.priority, deadline=job.deadline)
+        except Busy as error:
+            raise Busy(error.message, retry_after_s=self._eta_s(len(self._queue)) or 10.0) from None
+        self._jobs[name] = job
+        self.idle.clear()
+        self._counters = structs.replace(self._counters, accepted=self._counters.accepted + 1)
+        self.dispatch()
+        return job, ahead if job.key is None else 0
+
+    def _order(self, request: Request) -> Start:
+        model = self._config.model
+        limits = self._config.limits
+        messages = request.messages
+        if messages and model.system and messages[0].role != "system":
+            messages = (Message(role="system", content=model.system), *messages)
+        chosen = {name: value for name, value in structs.asdict(request.sampling).items() if value is not None}
+        sampling: Sampling = structs.replace(model.sampling, **chosen)
+        return Start(
+            key=0,
+            messages=messages,
+            prompt=request.prompt,
+            max_tokens=request.max_tokens or limits.default_max_tokens,
+            stop=request.stop,
+            sampling=sampling,
+            thinking=model.thinking if request.thinking is None else request.thinking,
+            priority=request.priority,
+        )
+
+    def _finish(self, job: Job, done: Done) -> None:
+        now = self._clock()
+        timings = Timings(
+            queue_ms=(job.started_at - job.accepted_at) * 1000,
+            first_ms=(job.first_at - job.accepted_at) * 1000,
+            total_ms=(now - job.accepted_at) * 1000,
+        )
+        event = Finished(id=job.request.id, text=job.text, finish=done.finish, usage=done.usage, timings=timings)
+        if self._end(job, event):
+            self._first_ms.append((job.first_at - job.started_at) * 1000)
+            self._total_s.append(now - job.started_at)
+            if done.decode_ms > 0 and done.usage.completion_tokens > 1:
+                self._decode_tps.append((done.usage.completion_tokens - 1) / done.decode_ms * 1000)
+
+    def _abort(self, job: Job, error: EdgeError) -> bool:
+        """End a job from this side: out of the queue, or out of its slot."""
+        if job.ended:
+            return False
+        if job.key is not None and self._engine is not None:
+            self._engine.cancel(job.key)
+        else:
+            self._queue.remove(job.ticket)
+        return self._end(job, Failed.of(job.request.id, error))
+
+    def _end(self, job: Job, event: Terminal) -> bool:
+        if not job.end(event):
+            return False
+        self._jobs.pop((job.request.client, job.request.id), None)
+        if not self._jobs:
+            self.idle.set()
+        counters = self._counters
+        if isinstance(event, Finished):
+            self._counters = structs.replace(
+                counters,
+                finished=counters.finished + 1,
+                prompt_tokens=counters.prompt_tokens + event.usage.prompt_tokens,
+                completion_tokens=counters.completion_tokens + event.usage.completion_tokens,
+            )
+        else:
+            self._counters = structs.replace(counters, failed=counters.failed + 1)
+        outcome = event.finish if isinstance(event, Finished) else event.code
+        log.info("ended id=%s client=%s %s", job.request.id, job.request.client, outcome)
+        return True
+
+    def _eta_s(self, ahead: int) -> float | None:
+        """Seconds until the first token of a request with ``ahead`` others before it, from recent answers."""
+        if not self._total_s or not self._first_ms:
+            return None
+        rounds = ahead / self._config.model.slots
+        return round(rounds * median(self._total_s) + median(self._first_ms) / 1000, 1)
+
+    def _model_info(self) -> ModelInfo:
+        model = self._config.model
+        loaded = self._engine.loaded if self._engine else None
+        return ModelInfo(
+            name=model.name,
+            quant=model.quant,
+            file_bytes=_file_bytes(model.path),
+            context_tokens=loaded.context if loaded else model.context,
+            slots=model.slots,
+        )
+
+    def _conditions(self) -> tuple[Condition, ...]:
+        found = list(self._extra_conditions())
+        if self._shed_why:
+            hint = "requests are refused with memory_guard until it is over"
+            found.append(Condition(code="memory_guard", severity="warning", message=self._shed_why, hint=hint))
+        engine = self._engine
+        if engine is not None and engine.state in {EngineState.BACKOFF, EngineState.BROKEN}:
+            hint = "see `edgectl logs`; `edgectl models verify` checks the file"
+            severity = "error" if engine.state is EngineState.BROKEN else "warning"
+            found.append(
+                Condition(code="engine_failed", severity=severity, message=engine.last_error, hint=hint)
+            )
+        return tuple(found)
+
+
+class _JobSink:
+    """Binds one job to the service for the engine."""
+
+    def __init__(self, service: EdgeService, job: Job) -> None:
+        self._service = service
+        self._job = job
+
+    def message(self, message: Token | Done | Rejected) -> None:
+        self._service.heard(self._job, message)
+
+    def lost(self, why: str) -> None:
+        self._service.lost(self._job, why)
+
+
+def _file_bytes(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - called with a plain string from the configuration
+    except OSError:
+        return 0

@@ -1,0 +1,183 @@
+"""The worker process: waits for Load, proves one token, then serves until the supervisor hangs up."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NoReturn
+
+from edged.api.requests import Sampling
+from edged.host.procfs import process_memory
+from edged.ipc.frames import FrameError, FrameReader
+from edged.ipc.messages import Cancel, Heartbeat, Load, LoadFailed, Ready, Start, decode_to_worker, encode
+from edged.worker.backends import load_backend
+from edged.worker.backends.base import Backend, LoadError, Run, StepError
+from edged.worker.loop import DecodeLoop
+
+if TYPE_CHECKING:
+    from edged.ipc.messages import FromWorker, ToWorker
+
+log = logging.getLogger("edged.worker")
+
+HEARTBEAT_S = 1.0
+PR_SET_PDEATHSIG = 1
+MEASURE_PROMPT_TOKENS = 64
+MEASURE_DECODE_TOKENS = 16
+
+
+class Link:
+    """The socket to the supervisor: a reader thread fills ``inbox``, any thread may send."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._lock = threading.Lock()
+        self.inbox: SimpleQueue[ToWorker] = SimpleQueue()
+
+    def start(self) -> None:
+        threading.Thread(target=self._read, name="link", daemon=True).start()
+
+    def send(self, message: FromWorker) -> None:
+        with self._lock:
+            self._socket.sendall(encode(message))
+
+    def _read(self) -> None:
+        reader = FrameReader()
+        try:
+            while data := self._socket.recv(65536):
+                for payload in reader.feed(data):
+                    self.inbox.put(decode_to_worker(payload))
+        except (OSError, FrameError) as error:
+            log.error("the link to the supervisor broke: %s", error)  # noqa: TRY400 - no traceback in the journal
+        # The supervisor hung up. Native code cannot be interrupted, so leave at once and whole.
+        os._exit(0)
+
+
+class Pulse:
+    """Tells the supervisor every second that the process runs, and whether it gets anywhere."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._progress = 0
+        self._busy = True
+
+    def start(self) -> None:
+        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+
+    def progressed(self) -> None:
+        self._progress += 1
+
+    def busy(self, value: bool) -> None:  # noqa: FBT001 - a state, not a mode
+        self._busy = value
+
+    def _beat(self) -> NoReturn:
+        while True:
+            try:
+                self._link.send(Heartbeat(progress=self._progress, busy=self._busy))
+            except OSError:
+                os._exit(0)
+            time.sleep(HEARTBEAT_S)
+
+
+def main() -> None:
+    """``python -m edged.worker --fd N``: N is one end of a socket pair."""
+    parser = argparse.ArgumentParser(prog="edged.worker", description="The inference process of edged.")
+    parser.add_argument("--fd", type=int, required=True)
+    descriptor = parser.parse_args().fd
+    die_with_parent()
+    # The supervisor decides when this process ends; a Ctrl-C in a terminal is for it alone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="level=%(levelname)s worker: %(message)s")
+    os.environ["EDGED_WORKER_FD"] = str(descriptor)
+    link = Link(descriptor)
+    link.start()
+    serve(link)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the supervisor dies, however it dies."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died between the two lines
+        os._exit(0)
+
+
+def serve(link: Link) -> None:
+    order = link.inbox.get()
+    if not isinstance(order, Load):
+        log.error("the first message must be Load")
+        sys.exit(1)
+    pulse = Pulse(link)
+    pulse.start()
+    started = time.monotonic()
+    try:
+        backend = load_backend(order, pulse.progressed)
+        loaded = time.monotonic()
+        prove_one_token(backend)
+    except (LoadError, StepError, ImportError) as error:
+        link.send(LoadFailed(message=str(error)))
+        sys.exit(0)
+    now = time.monotonic()
+    memory = process_memory(os.getpid())
+    prefill_tps, decode_tps = measure(backend) if order.measure else (None, None)
+    link.send(
+        Ready(
+            engine=backend.engine,
+            model_name=backend.model_name,
+            context=backend.context,
+            load_ms=(loaded - started) * 1000,
+            first_token_ms=(now - loaded) * 1000,
+            anon_bytes=memory.rss_anon_bytes + memory.swap_bytes if memory else 0,
+            prefill_tps=prefill_tps,
+            decode_tps=decode_tps,
+        )
+    )
+    inbox: SimpleQueue[Start | Cancel] = link.inbox  # type: ignore[assignment] - Load comes only once
+    loop = DecodeLoop(
+        backend,
+        slots=order.options.slots,
+        budget=order.options.ubatch,
+        inbox=inbox,
+        send=link.send,
+        progressed=pulse.progressed,
+        busy=pulse.busy,
+    )
+    loop.run()
+
+
+def prove_one_token(backend: Backend) -> None:
+    """READY means this much: a prompt was evaluated and a token drawn."""
+    prompt = backend.tokenize("Hello") or [0]
+    (row,) = backend.step([Run(0, prompt, 0, output=True)])
+    sampler = backend.sampler(Sampling(temperature=0.0), prompt)
+    backend.sample(sampler, row)
+    sampler.close()
+    backend.forget(0)
+
+
+def measure(backend: Backend) -> tuple[float, float]:
+    """Tokens per second of a short prefill and a short decode, after the first token warmed everything."""
+    token = (backend.tokenize("a") or [0])[0]
+    prompt = [token] * min(MEASURE_PROMPT_TOKENS, backend.context // 2)
+    chunk = 8  # below any legal ubatch
+    started = time.monotonic()
+    for start in range(0, len(prompt), chunk):
+        backend.step([Run(0, prompt[start : start + chunk], start, output=False)])
+    prefilled = time.monotonic()
+    for offset in range(MEASURE_DECODE_TOKENS):
+        backend.step([Run(0, [token], len(prompt) + offset, output=True)])
+    done = time.monotonic()
+    backend.forget(0)
+    tiny = 1e-9  # the fake needs no time at all
+    return len(prompt) / max(prefilled - started, tiny), MEASURE_DECODE_TOKENS / max(done - prefilled, tiny)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What a model engine must offer to the decode loop; llama.cpp, ONNX and the fake all do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edged.api.requests import Message, Sampling
+
+
+class LoadError(Exception):
+    """The model cannot be loaded; the text says why, for people."""
+
+
+class StepError(Exception):
+    """The engine refused a compute step; its state is unknown from here on."""
+
+
+class Run(Struct, frozen=True):
+    """Tokens of one sequence in one step, at positions ``start`` … ``start + len(tokens) - 1``.
+
+    ``output``: the logits after the last token are wanted.
+    """
+
+    seq: int
+    tokens: list[int]
+    start: int
+    output: bool
+
+
+class Sampler(Protocol):
+    """The sampling state of one request."""
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """One loaded model with its KV cache. Single-threaded: every call from the loop's thread."""
+
+    engine: str  # name and version of the engine
+    model_name: str
+    context: int  # tokens one sequence may hold
+
+    def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
+        """Tokens of a conversation through the model's chat template; raises TemplateError."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokens of a raw prompt, with the beginning-of-sequence token where the model wants one."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; may end inside a code point."""
+
+    def is_end(self, token: int) -> bool:
+        """The model says it has finished."""
+
+    def step(self, runs: Sequence[Run]) -> list[int]:
+        """Evaluate ``runs`` together; one row handle per run with ``output``, in order.
+
+        Raises StepError.
+        """
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler: ...
+
+    def sample(self, sampler: Sampler, row: int) -> int:
+        """Draw the next token from the logits of ``row``, which the last step returned."""
+
+    def forget(self, seq: int) -> None:
+        """Free all cells of a sequence."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,166 @@
+"""An engine whose every move is written in a small TOML file, for producing faults on demand.
+
+It speaks bytes as tokens and answers with an echo of the last user message.
+It keeps the same books as a real engine (positions must follow each other,
+sequences must fit) so that a loop that would break llama.cpp breaks here too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct
+
+from edged.worker.backends.base import LoadError, StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edged.api.requests import Message, Sampling
+    from edged.ipc.messages import EngineOptions
+    from edged.worker.backends.base import Run, Sampler
+
+END = 256
+Phase = Literal["load", "prefill", "decode"]
+
+
+class Script(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fake does; times in seconds.
+
+    ``crash_signal`` strikes in ``crash_phase`` after ``crash_after`` steps of it,
+    only while ``crash_file`` exists (when named), and only with repacking when
+    ``crash_with_repack``; signal "EXIT" leaves with status 0, "HANG" never returns,
+    "GARBAGE" writes bytes that are no message.
+    """
+
+    answer: str = ""  # empty: "echo: " and the last user message
+    load_s: float = 0.0
+    load_error: str = ""
+    step_s: float = 0.0
+    crash_signal: str = ""
+    crash_phase: Phase = "decode"
+    crash_after: int = 0
+    crash_file: str = ""
+    crash_with_repack: bool = False
+    leak_mib: int = 0  # anonymous memory touched and kept at each finished request
+
+
+class FakeBackend:
+    """See :class:`edged.worker.backends.base.Backend`."""
+
+    engine = "fake 1"
+    model_name = "fake"
+
+    def __init__(self, script: Script, options: EngineOptions) -> None:
+        self.context = options.context
+        self._script = script
+        self._options = options
+        self._cells: dict[int, list[int]] = {}
+        self._steps: dict[Phase, int] = {"load": 0, "prefill": 0, "decode": 0}
+        self._rows: list[int] = []
+        self._leaked: list[bytearray] = []
+
+    def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
+        text = "".join(f"<{message.role}>{message.content}" for message in messages)
+        return list((text + ("<think>" if thinking else "")).encode())
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token])
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def step(self, runs: Sequence[Run]) -> list[int]:
+        phase: Phase = "prefill" if any(len(run.tokens) > 1 or not run.output for run in runs) else "decode"
+        self.strike(phase)
+        time.sleep(self._script.step_s)
+        if sum(len(run.tokens) for run in runs) > self._options.ubatch:
+            raise StepError("the step holds more tokens than ubatch")
+        for run in runs:
+            cells = self._cells.setdefault(run.seq, [])
+            if run.start != len(cells) or len(cells) + len(run.tokens) > self.context:
+                raise StepError(f"sequence {run.seq} has {len(cells)} cells; tokens came for {run.start}")
+            cells += run.tokens
+        self._rows = [run.seq for run in runs if run.output]
+        return list(range(len(self._rows)))
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> FakeSampler:
+        return FakeSampler(self._answer(bytes(prompt).decode("utf-8", "replace")), len(prompt))
+
+    def sample(self, sampler: Sampler, row: int) -> int:
+        if not isinstance(sampler, FakeSampler):
+            raise StepError("a sampler of another engine")
+        return sampler.token(len(self._cells[self._rows[row]]))
+
+    def forget(self, seq: int) -> None:
+        self._cells.pop(seq, None)
+        if self._script.leak_mib:
+            self._leaked.append(bytearray(os.urandom(1) * (self._script.leak_mib << 20)))
+
+    def close(self) -> None:
+        self._cells.clear()
+
+    def strike(self, phase: Phase) -> None:
+        """Do the scripted fault when its time has come."""
+        script = self._script
+        self._steps[phase] += 1
+        if not script.crash_signal or phase != script.crash_phase or self._steps[phase] <= script.crash_after:
+            return
+        if script.crash_file and not Path(script.crash_file).exists():
+            return
+        if script.crash_with_repack and not self._options.repack:
+            return
+        if script.crash_signal == "EXIT":
+            os._exit(0)
+        if script.crash_signal == "HANG":
+            while True:
+                signal.pause()
+        if script.crash_signal == "GARBAGE":
+            os.write(int(os.environ["EDGED_WORKER_FD"]), b"\xff" * 64)
+            return
+        os.kill(os.getpid(), signal.Signals[script.crash_signal])
+
+    def _answer(self, prompt: str) -> str:
+        return self._script.answer or "echo: " + prompt.rsplit("<user>", 1)[-1]
+
+
+class FakeSampler:
+    """Walks through one scripted answer."""
+
+    def __init__(self, answer: str, prompt_tokens: int) -> None:
+        self._tokens = [*answer.encode(), END]
+        self._prompt_tokens = prompt_tokens
+
+    def token(self, position: int) -> int:
+        return self._tokens[position - self._prompt_tokens]
+
+    def close(self) -> None:
+        return
+
+
+def load_fake(path: str, options: EngineOptions, on_progress: Callable[[], None]) -> FakeBackend:
+    """Raises LoadError when the script cannot be read or says so."""
+    try:
+        script = msgspec.convert(tomllib.loads(Path(path).read_text()), Script)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} cannot be loaded: {error}") from error
+    backend = FakeBackend(script, options)
+    deadline = time.monotonic() + script.load_s
+    while True:
+        on_progress()
+        backend.strike("load")
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(min(0.02, script.load_s))
+    if script.load_error:
+        raise LoadError(script.load_error)
+    return backend

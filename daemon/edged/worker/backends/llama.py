@@ -1,0 +1,238 @@
+"""llama.cpp through the low-level API of llama-cpp-python: one context, many sequences in a batch."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import llama_cpp as lib
+from llama_cpp import llama_cpp as api
+
+from edged.worker.backends.base import LoadError, Run, StepError
+from edged.worker.template import ChatTemplate, TemplateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edged.api.requests import Message, Sampling
+    from edged.ipc.messages import EngineOptions
+    from edged.worker.backends.base import Sampler
+
+log = logging.getLogger("edged.worker.llama")
+
+KV_TYPES = {"f16": api.GGML_TYPE_F16, "q8_0": api.GGML_TYPE_Q8_0}
+PENALTY_WINDOW_TOKENS = 256  # the last tokens that count as repetition
+# A request that names no value and a model without a preset: llama.cpp's own defaults, without its penalties.
+NEUTRAL = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05}
+
+
+class LlamaBackend:
+    """See :class:`edged.worker.backends.base.Backend`. Owns the model, the context and one batch."""
+
+    engine = f"llama.cpp (llama-cpp-python {lib.__version__})"
+
+    def __init__(self, model: int, context: int, options: EngineOptions) -> None:
+        self._model = model
+        self._context = context
+        self._vocab = api.llama_model_get_vocab(model)
+        self._memory = api.llama_get_memory(context)
+        self._batch = api.llama_batch_init(options.ubatch, 0, 1)
+        self._n_vocab = api.llama_vocab_n_tokens(self._vocab)
+        self.context = min(options.context, api.llama_n_ctx_seq(context))
+        self.model_name = self._meta("general.name") or "model"
+        self._template = self._chat_template()
+
+    # --- text and tokens ------------------------------------------------------------------
+
+    def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
+        if self._template is None:
+            raise TemplateError("this model has no chat template; use generate with a raw prompt")
+        # No token is shorter than a byte, so a longer prompt cannot fit the context anyhow.
+        limit = max(self.context * 64, 1 << 16)
+        text = self._template.render(messages, thinking=thinking, limit_chars=limit)
+        return self._tokenize(text, add_special=not text.startswith(self._bos_text or "\x00"))
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._tokenize(text, add_special=True)
+
+    def piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = api.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)  # noqa: FBT003
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def is_end(self, token: int) -> bool:
+        return bool(api.llama_vocab_is_eog(self._vocab, token))
+
+    # --- compute --------------------------------------------------------------------------
+
+    def step(self, runs: Sequence[Run]) -> list[int]:
+        batch = self._batch
+        rows: list[int] = []
+        index = 0
+        for run in runs:
+            for offset, token in enumerate(run.tokens):
+                batch.token[index] = token
+                batch.pos[index] = run.start + offset
+                batch.n_seq_id[index] = 1
+                batch.seq_id[index][0] = run.seq
+                batch.logits[index] = 0
+                index += 1
+            if run.output:
+                batch.logits[index - 1] = 1
+                rows.append(index - 1)
+        batch.n_tokens = index
+        status = api.llama_decode(self._context, batch)
+        if status != 0:
+            raise StepError(f"llama_decode returned {status} for {index} tokens of {len(runs)} sequences")
+        return rows
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
+        return LlamaSampler(sampling, self._n_vocab, prompt)
+
+    def sample(self, sampler: Sampler, row: int) -> int:
+        if not isinstance(sampler, LlamaSampler):
+            raise StepError("a sampler of another engine")
+        return int(api.llama_sampler_sample(sampler.chain, self._context, row))
+
+    def forget(self, seq: int) -> None:
+        api.llama_memory_seq_rm(self._memory, seq, -1, -1)
+
+    def close(self) -> None:
+        api.llama_batch_free(self._batch)
+        api.llama_free(self._context)
+        api.llama_model_free(self._model)
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _tokenize(self, text: str, *, add_special: bool) -> list[int]:
+        data = text.encode()
+        size = len(data) + 8
+        buffer = (api.llama_token * size)()
+        count = api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, True)  # noqa: FBT003
+        if count < 0:
+            raise TemplateError(f"the prompt cannot be tokenized ({count})")
+        return list(buffer[:count])
+
+    def _meta(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(512)
+        length = api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if length > 0 else ""
+
+    def _token_text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text = api.llama_vocab_get_text(self._vocab, token)
+        return text.decode("utf-8", "replace") if text else ""
+
+    def _chat_template(self) -> ChatTemplate | None:
+        self._bos_text = self._token_text(api.llama_vocab_bos(self._vocab))
+        source = api.llama_model_chat_template(self._model, None)
+        if not source:
+            return None
+        eos = self._token_text(api.llama_vocab_eos(self._vocab))
+        try:
+            return ChatTemplate(source.decode("utf-8", "replace"), bos=self._bos_text, eos=eos)
+        except TemplateError as error:
+            raise LoadError(str(error)) from error
+
+
+class LlamaSampler:
+    """A chain of llama.cpp samplers: penalties, top-k, top-p, min-p, temperature, then a seeded draw."""
+
+    def __init__(self, sampling: Sampling, n_vocab: int, prompt: Sequence[int]) -> None:
+        chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        self.chain = chain
+        penalties = (
+            sampling.repeat_penalty or 1.0,
+            sampling.frequency_penalty or 0.0,
+            sampling.presence_penalty or 0.0,
+        )
+        if penalties != (1.0, 0.0, 0.0):
+            window = PENALTY_WINDOW_TOKENS
+            self._add(api.llama_sampler_init_penalties(n_vocab, window, *penalties))
+            for token in prompt[-window:]:
+                api.llama_sampler_accept(chain, token)
+        temperature = _or_neutral(sampling, "temperature")
+        if temperature == 0:
+            self._add(api.llama_sampler_init_greedy())
+            return
+        if (top_k := int(_or_neutral(sampling, "top_k"))) > 0:
+            self._add(api.llama_sampler_init_top_k(top_k))
+        self._add(api.llama_sampler_init_top_p(_or_neutral(sampling, "top_p"), 1))
+        self._add(api.llama_sampler_init_min_p(_or_neutral(sampling, "min_p"), 1))
+        self._add(api.llama_sampler_init_temp(temperature))
+        seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(4), "little")
+        self._add(api.llama_sampler_init_dist(seed))
+
+    def close(self) -> None:
+        api.llama_sampler_free(self.chain)
+
+    def _add(self, sampler: int) -> None:
+        api.llama_sampler_chain_add(self.chain, sampler)
+
+
+def _or_neutral(sampling: Sampling, name: str) -> float:
+    value = getattr(sampling, name)
+    return float(NEUTRAL[name] if value is None else value)
+
+
+@api.llama_log_callback  # type: ignore[untyped-decorator]
+def _forward_log(level: int, text: bytes, _user_data: object) -> None:
+    """llama.cpp's warnings (3) and errors (4) go to the log, its chatter (2 and below) does not."""
+    if level in {3, 4} and (line := text.decode("utf-8", "replace").strip()):
+        log.warning("%s", line)
+
+
+def load_llama(path: str, options: EngineOptions, on_progress: Callable[[], None]) -> LlamaBackend:
+    """Load ``path`` and allocate everything for ``options``; raises LoadError."""
+    if not Path(path).is_file():
+        raise LoadError(f"the model file {path} does not exist")
+    api.llama_log_set(_forward_log, ctypes.c_void_p(0))
+    api.llama_backend_init()
+
+    def progressed(_fraction: float, _user_data: object) -> bool:
+        on_progress()
+        return True
+
+    callback = api.llama_progress_callback(progressed)
+    params = api.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.load_mode = api.LLAMA_LOAD_MODE_MMAP if options.mmap else api.LLAMA_LOAD_MODE_NONE
+    params.use_extra_bufts = options.repack
+    params.progress_callback = callback
+    model = api.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise LoadError(f"llama.cpp cannot load {path}; the lines above say why")
+    context = api.llama_init_from_model(model, _context_params(options))
+    if not context:
+        api.llama_model_free(model)
+        raise LoadError(
+            f"llama.cpp cannot allocate a context of {options.slots} × {options.context} tokens; "
+            "lower model.context or model.slots"
+        )
+    return LlamaBackend(model, context, options)
+
+
+def _context_params(options: EngineOptions) -> object:
+    params = api.llama_context_default_params()
+    params.n_ctx = options.context * options.slots
+    params.n_batch = options.ubatch
+    params.n_ubatch = options.ubatch
+    params.n_seq_max = options.slots
+    # Rows of logits that can be asked for at once: one a slot. Without it n_ubatch × vocabulary is reserved.
+    params.n_outputs_max = options.slots
+    params.n_threads = options.threads
+    params.n_threads_batch = options.threads
+    params.type_k = params.type_v = KV_TYPES[options.kv_type]
+    # A quantized V cache exists only with flash attention.
+    params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_AUTO
+    params.kv_unified = False
+    params.no_perf = True
+    return params

@@ -1,0 +1,171 @@
+"""The decode loop: requests join and leave between steps of one shared batch."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from edged.api.events import FinishReason, Usage
+from edged.ipc.messages import Cancel, Done, Rejected, Start, Token
+from edged.worker.backends.base import Backend, Run, Sampler
+from edged.worker.batch import Work, plan_step
+from edged.worker.template import TemplateError
+from edged.worker.text import TextStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from queue import SimpleQueue
+
+    from edged.ipc.messages import FromWorker
+
+
+class Slot:
+    """One sequence at work: its prompt, what is evaluated, what was said."""
+
+    def __init__(self, index: int, order: Start, prompt: list[int], sampler: Sampler, max_tokens: int) -> None:
+        self.index = index
+        self.key = order.key
+        self.prompt_tokens = len(prompt)
+        self.pending = prompt  # tokens to evaluate: the prompt's rest, or the one just drawn
+        self.position = 0
+        self.generated = 0
+        self.max_tokens = max_tokens
+        self.sampler = sampler
+        self.text = TextStream(order.stop)
+        self.first_token_at = 0.0
+
+    @property
+    def decoding(self) -> bool:
+        return self.generated > 0
+
+
+class DecodeLoop:
+    """Owns the slots of one backend. ``send`` delivers messages, ``progressed`` counts steps of work."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        slots: int,
+        budget: int,
+        inbox: SimpleQueue[Start | Cancel],
+        send: Callable[[FromWorker], None],
+        progressed: Callable[[], None],
+        busy: Callable[[bool], None],
+    ) -> None:
+        self._backend = backend
+        self._free = list(range(slots - 1, -1, -1))
+        self._budget = budget
+        self._inbox = inbox
+        self._send = send
+        self._progressed = progressed
+        self._busy = busy
+        self._active: dict[int, Slot] = {}  # key → slot, in order of arrival
+        self._waiting: deque[Start] = deque()
+
+    def run(self) -> None:
+        """Serve for ever; the process ends when the supervisor hangs up."""
+        while True:
+            self.turn(wait=not self._active)
+
+    def turn(self, *, wait: bool) -> None:
+        """Take in messages (blocking for one when ``wait``), then compute one step."""
+        self._receive(wait=wait)
+        while self._free and self._waiting:
+            self._admit(self._waiting.popleft())
+        self._busy(bool(self._active))
+        if self._active:
+            self._step()
+            self._progressed()
+
+    def _receive(self, *, wait: bool) -> None:
+        if wait:
+            self._busy(False)  # noqa: FBT003 - the name of the callable says what it is
+            self._take(self._inbox.get())
+        while not self._inbox.empty():
+            self._take(self._inbox.get())
+
+    def _take(self, message: Start | Cancel) -> None:
+        if isinstance(message, Start):
+            self._waiting.append(message)
+            return
+        slot = self._active.get(message.key)
+        if slot is not None:
+            self._reject(message.key, "cancelled", "the request was cancelled")
+            self._release(slot)
+        elif any(order.key == message.key for order in self._waiting):
+            self._waiting = deque(order for order in self._waiting if order.key != message.key)
+            self._reject(message.key, "cancelled", "the request was cancelled")
+
+    def _admit(self, order: Start) -> None:
+        backend = self._backend
+        try:
+            if order.messages:
+                prompt = backend.render(order.messages, thinking=order.thinking)
+            else:
+                prompt = backend.tokenize(order.prompt)
+        except TemplateError as error:
+            self._reject(order.key, "bad_request", str(error))
+            return
+        room = backend.context - len(prompt)
+        if not prompt:
+            self._reject(order.key, "bad_request", "the prompt has no tokens")
+        elif room < 1:
+            text = f"the prompt has {len(prompt)} tokens; this box holds {backend.context} with the answer"
+            self._reject(order.key, "too_large", text)
+        else:
+            sampler = backend.sampler(order.sampling, prompt)
+            index = self._free.pop()
+            self._active[order.key] = Slot(index, order, prompt, sampler, min(order.max_tokens, room))
+
+    def _step(self) -> None:
+        slots = list(self._active.values())
+        work = [Work(n, len(slot.pending), slot.decoding) for n, slot in enumerate(slots)]
+        shares = plan_step(work, self._budget)
+        runs = []
+        for share in shares:
+            slot = slots[share.slot]
+            runs.append(Run(slot.index, slot.pending[: share.tokens], slot.position, share.last))
+            slot.pending = slot.pending[share.tokens :]
+            slot.position += share.tokens
+        rows = iter(self._backend.step(runs))
+        for share in shares:
+            if share.last:
+                self._advance(slots[share.slot], next(rows))
+
+    def _advance(self, slot: Slot, row: int) -> None:
+        """Draw the next token of a slot whose logits are at ``row``, and say what it means."""
+        token = self._backend.sample(slot.sampler, row)
+        slot.generated += 1
+        if slot.generated == 1:
+            slot.first_token_at = time.monotonic()
+        ended = self._backend.is_end(token)
+        text = "" if ended else slot.text.push(self._backend.piece(token))
+        if text or slot.generated == 1:
+            self._send(Token(key=slot.key, text=text, prompt_tokens=slot.prompt_tokens))
+        if ended or slot.text.stopped:
+            self._finish(slot, "stop")
+        elif slot.generated >= slot.max_tokens:
+            self._finish(slot, "length")
+        else:
+            slot.pending = [token]
+
+    def _finish(self, slot: Slot, finish: FinishReason) -> None:
+        rest = slot.text.finish()
+        if rest:
+            self._send(Token(key=slot.key, text=rest))
+        usage = Usage(prompt_tokens=slot.prompt_tokens, completion_tokens=slot.generated)
+        decode_ms = (time.monotonic() - slot.first_token_at) * 1000
+        self._release(slot)
+        reason = "stop" if slot.text.stopped else finish
+        self._send(Done(key=slot.key, finish=reason, usage=usage, decode_ms=decode_ms))
+
+    def _release(self, slot: Slot) -> None:
+        del self._active[slot.key]
+        slot.sampler.close()
+        self._backend.forget(slot.index)
+        self._free.append(slot.index)
+
+    def _reject(self, key: int, code: str, message: str) -> None:
+        self._send(Rejected(key=key, code=code, message=message))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgectl.output.terminal import size
 
 if TYPE_CHECKING:
-    from edgectl.device import Cpu, Device, Memory, Storage, Thermal
+    from edgectl.device import Cluster, Cpu, Device, Memory, Storage, Thermal
     from edgectl.probe.profiles import DeviceProfile
 
 STORAGE_WORDS = {
@@ -49,13 +49,10 @@ def _cpu(cpu: Cpu) -> list[str]:
     threads = f" ({cpu.logical_cpus} threads)" if cpu.logical_cpus != cpu.physical_cores else ""
     cores = f"{cpu.physical_cores} core{'s' if cpu.physical_cores != 1 else ''}{threads}"
     limited = f", {cpu.usable_cpus:g} usable" if cpu.usable_cpus < cpu.logical_cpus else ""
-    lines = [f"{cpu.model}, {cpu.arch}, {cores}{limited}"]
-    if len(cpu.clusters) > 1 or any(cluster.max_mhz for cluster in cpu.clusters):
-        clusters = (
-            f"{len(c.cpus)} {c.name}" + (f" at up to {c.max_mhz / 1000:.1f} GHz" if c.max_mhz else "")
-            for c in cpu.clusters
-        )
-        lines.append(", ".join(clusters))
+    clock = _clock(cpu.clusters[0]) if len(cpu.clusters) == 1 else ""
+    lines = [f"{cpu.model}, {cpu.arch}, {cores}{clock}{limited}"]
+    if len(cpu.clusters) > 1:
+        lines.append(", ".join(f"{len(c.cpus)} {c.name}{_clock(c)}" for c in cpu.clusters))
     if cpu.last_level_cache_bytes:
         lines.append(f"{size(cpu.last_level_cache_bytes)} last-level cache")
     if cpu.features:
@@ -63,6 +60,10 @@ def _cpu(cpu: Cpu) -> list[str]:
             " ".join(f for f in cpu.features if not f.startswith("avx512") or f in AVX512_THAT_COUNT)
         )
     return lines
+
+
+def _clock(cluster: Cluster) -> str:
+    return f" at up to {cluster.max_mhz / 1000:.1f} GHz" if cluster.max_mhz else ""
 
 
 def _memory(memory: Memory) -> list[str]:

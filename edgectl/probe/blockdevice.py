@@ -73,7 +73,10 @@ def medium(root: Path, mount: Mount) -> tuple[StorageClass, str]:
     if mount.filesystem == "overlay":
         return _under_overlay(root, mount)
     disk = disk_of(root, mount.number, mount.source)
-    return (classify(root, disk), disk) if disk else ("unknown", mount.source)
+    if disk is None:
+        return "unknown", mount.source
+    disk = lowest_disk(root, disk)
+    return classify(root, disk), disk
 
 
 def disk_of(root: Path, number: str, source: str) -> str | None:
@@ -90,13 +93,19 @@ def disk_of(root: Path, number: str, source: str) -> str | None:
     return None
 
 
-def classify(root: Path, disk: str, layers: int = MAX_LAYERS) -> StorageClass:
-    """The class of disk ``disk`` of /sys/block, through device mapper and RAID to the lowest layer."""
+def lowest_disk(root: Path, disk: str) -> str:
+    """The disk at the bottom of LVM, LUKS and RAID; of several the first by name."""
+    for _ in range(MAX_LAYERS):
+        below = sorted(path.name for path in (root / "sys/block" / disk / "slaves").glob("*"))
+        if not below:
+            break
+        disk = disk_name(root, below[0])
+    return disk
+
+
+def classify(root: Path, disk: str) -> StorageClass:
+    """The class of the physical or virtual disk ``disk`` of /sys/block."""
     entry = root / "sys/block" / disk
-    below = sorted(path.name for path in (entry / "slaves").glob("*"))
-    if below and layers:
-        lower = disk_name(root, below[0])
-        return classify(root, lower, layers - 1)
     if disk.startswith("mmcblk"):
         kind = read_text(entry / "device/type")
         return "sd" if kind == "SD" else "emmc" if kind == "MMC" else "unknown"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgectl.device import Memory, Note, Swap, SwapKind
-from edgectl.probe.blockdevice import classify, disk_name, medium, mount_of
+from edgectl.probe.blockdevice import classify, disk_name, lowest_disk, medium, mount_of
 from edged.host import cgroup, pressure, procfs
 from edged.host.files import read_text
 
@@ -62,6 +62,6 @@ def _kind_of(root: Path, words: list[str]) -> SwapKind:
     if path.name.startswith("zram"):
         return "zram"
     if words[1] == "partition":
-        return "sd" if classify(root, disk_name(root, path.name)) == "sd" else "disk"
+        return "sd" if classify(root, lowest_disk(root, disk_name(root, path.name))) == "sd" else "disk"
     mount = mount_of(root, path)
     return "sd" if mount and medium(root, mount)[0] == "sd" else "disk"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgectl.device import Note
+from edgectl.probe.cpu import UNKNOWN_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +38,13 @@ def _memory(device: Device) -> Iterator[Note]:
             else "boot with `cgroup_enable=memory`, or with a kernel that has CONFIG_MEMCG",
         )
     if not memory.psi:
+        pi_hint = f"add `psi=1` to the line in {PI_CMDLINE} and reboot"
+        if not memory.memory_cgroup:
+            pi_hint = "the same line switches that on"
         yield Note(
             code="psi-off",
             message="the kernel does not report memory pressure, so trouble is noticed later",
-            hint=f"add `psi=1` to the line in {PI_CMDLINE} and reboot" if is_pi else "boot with `psi=1`",
+            hint=pi_hint if is_pi else "boot with `psi=1`",
         )
     if memory.cgroup_limit_bytes is not None:
         yield Note(
@@ -50,7 +54,9 @@ def _memory(device: Device) -> Iterator[Note]:
         )
     if 0 < memory.total_bytes < TINY_MEMORY_BYTES:
         yield Note(
-            code="memory-tiny", message="this is less memory than the smallest model needs to run well"
+            code="memory-tiny",
+            message="this is less memory than the smallest model needs to run well",
+            hint="`edgectl plan` says what still fits",
         )
     if memory.swap.kind == "sd":
         yield Note(
@@ -73,7 +79,7 @@ def _power(device: Device) -> Iterator[Note]:
     if slowed := [text for text in now if text != "under-voltage"]:
         yield Note(
             code="throttled",
-            message=f"the board is slowed down right now: {', '.join(slowed)}",
+            message=f"the firmware slows the board down right now ({', '.join(slowed)})",
             hint="cool it better (active cooler, open case) or cure the power supply",
         )
     if before:
@@ -135,9 +141,11 @@ def _storage(storage: Storage) -> Iterator[Note]:
 
 def _cpu(device: Device) -> Iterator[Note]:
     cpu = device.cpu
-    if cpu.arch == "x86_64" and cpu.features and "avx2" not in cpu.features:
+    if cpu.arch == "x86_64" and cpu.model != UNKNOWN_MODEL and "avx2" not in cpu.features:
         yield Note(
-            code="no-avx2", message="the CPU has no AVX2: generation is several times slower than planned"
+            code="no-avx2",
+            message="the CPU has no AVX2: generation is several times slower than planned",
+            hint="in a virtual machine, choose the CPU model `host`",
         )
     if cpu.arch == "aarch64" and "asimd" in cpu.features and "asimddp" not in cpu.features:
         yield Note(

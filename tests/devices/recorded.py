@@ -7,7 +7,7 @@ A tree file has a comment at the top and then sections:
     === run/systemd/system/                a folder
     === sys/block/sda -> ../devices/x/sda  a link
 
-``\\0`` in a line stands for a NUL byte.
+``␀`` in a line stands for a NUL byte.
 """
 
 from __future__ import annotations
@@ -52,4 +52,4 @@ def write(root: Path, place: str, body: str) -> None:
     if target:
         file.symlink_to(target)
     else:
-        file.write_bytes(body.replace("\\0", "\0").encode())
+        file.write_bytes(body.replace("␀", "\0").encode())

@@ -17,12 +17,13 @@ from edgectl.models.gguf_cursor import Cursor, damaged
 from edgectl.models.gguf_metadata import ALIGNMENT_KEY, Array, Value, read_metadata
 from edgectl.models.gguf_tensors import Tensor, read_tensors
 from edgectl.models.gguf_types import FILE_TYPE_GUESSED, FILE_TYPES
+from edged.api.errors import ModelUnusable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import BinaryIO
 
-__all__ = ["Array", "Header", "Tensor", "Value", "read_header"]
+__all__ = ["Array", "Header", "Tensor", "Value", "read_header", "read_model"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 had 32-bit counts and is older than every supported model
@@ -180,3 +181,26 @@ def _alignment(metadata: Mapping[str, Value], cursor: Cursor) -> int:
     ):
         raise damaged(f"{ALIGNMENT_KEY} is {alignment}, not a power of two up to 1 MiB", cursor.position)
     return alignment
+
+
+def read_model(file: Path) -> Header:
+    """The header of ``file``, which must be a whole model with weights.
+
+    Raises IntegrityError for a damaged or hostile file, ModelUnusable for a valid one that is no whole model.
+    """
+    header = read_header(file)
+    if header.split_count > 1:
+        raise ModelUnusable(
+            f"{header.name or 'the file'} is one of {header.split_count} parts of a model",
+            hint="join the parts with llama.cpp's `llama-gguf-split --merge`, or take a smaller quantization",
+        )
+    if header.kind != "model" or header.architecture == "clip":
+        raise ModelUnusable(
+            f"{header.name or 'the file'} is no language model, but {header.kind} ({header.architecture})",
+            hint="name the file of the model itself",
+        )
+    if not header.tensors:
+        raise ModelUnusable(
+            "the file is a vocabulary without weights", hint="name the file of the model itself"
+        )
+    return header

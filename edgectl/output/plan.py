@@ -1,0 +1,157 @@
+"""How a plan looks to a person: the table of candidates, the choice, the next command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgectl.output.terminal import mib, size
+from edgectl.planning.candidate import distance
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgectl.planning.candidate import Candidate
+    from edgectl.planning.plan import Plan, PlanResult
+
+WIDE_COLUMNS = 100  # from here on the verdict is a phrase instead of a word
+
+_SHORT = {
+    "unpinned": "no hash",
+    "context": "context",
+    "memory": "too large",
+    "disk": "no disk",
+    "speed": "too slow",
+    "first_token": "too late",
+}
+
+
+def show_plan(out: Console, result: PlanResult, *, everything: bool, next_command: str) -> None:
+    """Print ``result``; ``everything`` shows every file instead of the best of each model."""
+    from rich.markup import escape
+
+    rows = result.candidates if everything else best_of_each_model(result)
+    smallest = {
+        one.model: one.download_bytes for one in sorted(result.candidates, key=_download, reverse=True)
+    }
+    rows = tuple(sorted(rows, key=lambda one: (one.demo, smallest[one.model], one.download_bytes)))
+    device = result.device
+    out.print(f"[bold]{escape(device.name)}[/]: {_memory_line(result)}\n")
+    out.print(_table(rows, result.choice, wide=out.width >= WIDE_COLUMNS))
+    hidden = len(result.candidates) - len(rows)
+    out.print()
+    if hidden:
+        out.print(f"[dim]{hidden} more files are not shown; --all shows them.[/]")
+    out.print(
+        f"[dim]All figures are estimates: speed from {escape(device.speed_source)}, for one request alone; "
+        "first token after a prompt of 500 tokens; memory from the model's geometry. "
+        "Quality is the mean of MMLU-Pro and IFEval, less the loss of the quantization.[/]"
+    )
+    if result.choice is not None:
+        out.print()
+        _show_choice(out, result.choice, next_command)
+
+
+def best_of_each_model(result: PlanResult) -> tuple[Candidate, ...]:
+    """The chosen file, else the best that fits, else the nearest miss, of each model meant for work."""
+    models: dict[str, list[Candidate]] = {}
+    for one in result.candidates:
+        if not one.demo or result.wishes.model:
+            models.setdefault(one.model, []).append(one)
+    return tuple(
+        next((one for one in group if one.fits), None) or min(group, key=distance)
+        for group in models.values()
+    )
+
+
+def _download(one: Candidate) -> int:
+    return one.download_bytes
+
+
+def _memory_line(result: PlanResult) -> str:
+    threads = result.device.threads
+    return (
+        f"{mib(result.usable_bytes)} for a model "
+        f"({mib(result.available_bytes)} available, {mib(result.reserve_bytes)} kept free), "
+        f"{threads} thread{'s' * (threads != 1)}"
+    )
+
+
+def _table(rows: tuple[Candidate, ...], choice: Plan | None, *, wide: bool) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("model", no_wrap=True)
+    table.add_column("quant", no_wrap=True)
+    for name in ("download", "memory", "tokens/s", "first token", "quality") if wide else _NARROW:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for one in rows:
+        chosen = choice is not None and (one.model, one.quant) == (choice.model, choice.quant)
+        table.add_row(
+            one.model,
+            one.quant,
+            size(one.download_bytes),
+            size(one.needed_bytes),
+            _figure(one.speed.decode_tps),
+            _seconds(one.speed.ttft_500_s),
+            f"{one.quality:.0f}",
+            _verdict(one, chosen=chosen, wide=wide),
+            style="bold green" if chosen else "" if one.fits else "dim",
+        )
+    return table
+
+
+_NARROW = ("file", "memory", "tok/s", "first", "qual.")
+
+
+def _verdict(one: Candidate, *, chosen: bool, wide: bool) -> str:
+    if chosen:
+        return "chosen"
+    if one.fits:
+        return "fits"
+    first, *rest = one.misses
+    if wide:
+        return ", ".join((first.message, *(_SHORT[miss.kind] for miss in rest)))
+    return _SHORT[first.kind]
+
+
+def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
+    from rich.markup import escape
+
+    memory, speed = choice.memory, choice.speed
+    out.print(f"[bold]Choice: {escape(choice.name)}, {choice.quant}.[/] {escape(choice.reason)}")
+    thinking = "thinking on" if choice.thinking else "thinking off"
+    requests = "1 request" if choice.slots == 1 else f"{choice.slots} requests"
+    lines = {
+        "serves": f"{requests} at once, {choice.context_tokens:,} tokens of context each, {thinking}",
+        "speed": f"{_figure(speed.decode_tps)} tokens/s (estimated), prompts at {_figure(speed.prefill_tps)}",
+        "memory": f"{mib(memory.weights_bytes)} model file, {mib(memory.anon_bytes)} worker, "
+        f"{mib(memory.supervisor_bytes)} daemon",
+        "limits": f"{mib(choice.worker_budget_bytes)} worker, {mib(choice.unit_memory_max_bytes)} service",
+        "engine": f"{choice.threads} threads, KV cache {choice.kv_type}, steps of {choice.ubatch} tokens",
+    }
+    table = _pairs()
+    for name, text in lines.items():
+        table.add_row(name, text)
+    out.print(table)
+    out.print(f"\nNext: [bold]{escape(next_command)}[/]")
+
+
+def _pairs() -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _figure(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _seconds(value_s: float) -> str:
+    if value_s < 10:
+        return f"{value_s:.1f} s"
+    return f"{value_s:.0f} s" if value_s < 120 else f"{value_s / 60:.0f} min"

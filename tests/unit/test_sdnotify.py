@@ -49,7 +49,7 @@ def test_a_manager_that_is_gone_is_no_error(monkeypatch, tmp_path):
 def test_a_manager_that_does_not_read_is_waited_for_a_bounded_time(manager, monkeypatch):
     monkeypatch.setattr("edged.host.sdnotify.SEND_TIMEOUT_S", 0.05)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler, contextlib.suppress(BlockingIOError):
-        filler.setblocking(False)
+        filler.settimeout(0)
         while True:
             filler.sendto(b"x", os.environ["NOTIFY_SOCKET"])
     assert notify("WATCHDOG=1") is False

@@ -24,10 +24,14 @@ Examples:
 
 \b
 How the choice is made:
-  A file is out when it needs more memory than is available less the reserve, when it would write fewer
-  tokens a second than --min-tps, takes longer to the first than --max-ttft, or has no pinned hash. Of the rest the best answers win; with
-  --prefer balanced each halving of the speed below 10 tokens/s costs 4 points of quality, with --prefer
-  speed each halving below 30 costs 9. Nothing is downloaded or changed. Exit 3 when nothing fits."""
+  A file is out when it needs more memory than is available less the
+  reserve, when it would write fewer tokens a second than --min-tps, when
+  the first one would take longer than --max-ttft, or when its hash is not
+  pinned. Of the rest the best answers win: with --prefer balanced each
+  halving of the speed below 10 tokens/s costs 4 points of quality, with
+  --prefer speed each halving below 30 costs 9, with --prefer quality none.
+
+Nothing is downloaded or changed. Exit status 3: nothing fits."""
 
 
 @click.command(epilog=EPILOG)
@@ -38,7 +42,8 @@ How the choice is made:
 @click.option("--min-tps", type=click.FloatRange(min=0), metavar="N",
               help="Least tokens a second. [default: 4; none with --model]")  # fmt: skip
 @click.option("--max-ttft", "max_ttft_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-              help="Longest wait for the first token after 500 tokens of prompt. [default: 60; none with --model]")  # fmt: skip
+              help="Longest wait for the first token after a prompt of 500. "
+                   "[default: 60; none with --model]")  # fmt: skip
 @click.option("--reserve", "reserve_mib", type=click.IntRange(min=0), metavar="MIB",
               help="Memory left to everything else. [default: a tenth, 128 to 1024]")  # fmt: skip
 @click.option("--thinking/--no-thinking", default=None,

@@ -69,12 +69,10 @@ def _download(one: Candidate) -> int:
 
 
 def _memory_line(result: PlanResult) -> str:
-    threads = result.device.threads
-    return (
-        f"{mib(result.usable_bytes)} for a model "
-        f"({mib(result.available_bytes)} available, {mib(result.reserve_bytes)} kept free), "
-        f"{threads} thread{'s' * (threads != 1)}"
-    )
+    free = f"{mib(result.available_bytes)} available, {mib(result.reserve_bytes)} kept free"
+    if result.usable_bytes < result.available_bytes - result.reserve_bytes:
+        free = "the limit of this control group"
+    return f"{mib(result.usable_bytes)} for a model ({free}), {_threads(result.device.threads)}"
 
 
 def _table(rows: tuple[Candidate, ...], choice: Plan | None, *, wide: bool) -> Table:
@@ -129,7 +127,7 @@ def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
         "memory": f"{mib(memory.weights_bytes)} model file, {mib(memory.anon_bytes)} worker, "
         f"{mib(memory.supervisor_bytes)} daemon",
         "limits": f"{mib(choice.worker_budget_bytes)} worker, {mib(choice.unit_memory_max_bytes)} service",
-        "engine": f"{choice.threads} threads, KV cache {choice.kv_type}, steps of {choice.ubatch} tokens",
+        "engine": f"{_threads(choice.threads)}, KV cache {choice.kv_type}, steps of {choice.ubatch} tokens",
     }
     table = _pairs()
     for name, text in lines.items():
@@ -145,6 +143,10 @@ def _pairs() -> Table:
     table.add_column(no_wrap=True, style="dim")
     table.add_column(overflow="fold")
     return table
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _figure(value: float) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from edgectl.errors import NothingFits
+from edgectl.errors import NotFound, NothingFits
 from edgectl.planning.candidate import Candidate, Limits, Miss, distance, evaluate
 from edgectl.planning.catalog import Catalog, ModelEntry, ModelFile, Sampling, find_file
 from edgectl.planning.memory import (
@@ -17,7 +17,7 @@ from edgectl.planning.memory import (
     worker_budget_bytes,
 )
 from edgectl.planning.speed import SpeedEstimate, device_speed, inference_threads
-from edgectl.planning.wishes import Wishes, check_wishes
+from edgectl.planning.wishes import DEFAULT_MIN_TPS, Wishes, check_wishes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from edgectl.probe.profiles import DeviceProfile
 
 __all__ = [
-    "Candidate", "DeviceSummary", "Miss", "Plan", "PlanResult", "Wishes", "available_memory_bytes", "plan",
-    "require_choice", "reserve_bytes",
+    "Candidate", "DeviceSummary", "Miss", "Plan", "PlanResult", "Wishes", "plan",
+    "require_choice", "reserve_bytes", "usable_memory_bytes",
 ]  # fmt: skip
 
 MIB = 1 << 20
@@ -86,12 +86,9 @@ class PlanResult(Struct, frozen=True, kw_only=True):
     wishes: Wishes
     available_bytes: int
     reserve_bytes: int
+    usable_bytes: int
     candidates: tuple[Candidate, ...]
     choice: Plan | None
-
-    @property
-    def usable_bytes(self) -> int:
-        return max(self.available_bytes - self.reserve_bytes, 0)
 
 
 def plan(
@@ -108,10 +105,9 @@ def plan(
     NotFound for a model or quantization that the catalogue does not have.
     """
     wishes = check_wishes(wishes or Wishes())
-    available = available_memory_bytes(device)
     reserve = reserve_bytes(device, wishes)
     limits = Limits(
-        memory_bytes=max(available - reserve, 0),
+        memory_bytes=usable_memory_bytes(device, reserve),
         disk_bytes=device.storage.free_bytes,
         speed=device_speed(device, profile),
         stored_sha256=frozenset(stored_sha256),
@@ -124,8 +120,9 @@ def plan(
     return PlanResult(
         device=_summary(device, profile, limits),
         wishes=wishes,
-        available_bytes=available,
+        available_bytes=device.memory.available_bytes,
         reserve_bytes=reserve,
+        usable_bytes=limits.memory_bytes,
         candidates=candidates,
         choice=_plan(catalog, best, candidates, device, wishes) if best else None,
     )
@@ -150,11 +147,14 @@ def require_choice(result: PlanResult) -> Plan:
     )
 
 
-def available_memory_bytes(device: Device) -> int:
-    """What may be used without swapping: the kernel's estimate, or less when a cgroup allows less."""
+def usable_memory_bytes(device: Device, reserved_bytes: int) -> int:
+    """What a model may take without swapping: the kernel's estimate less the reserve, or a cgroup's rest.
+
+    The reserve is for the rest of the computer, so a cgroup's own limit is not shortened by it.
+    """
+    left = max(device.memory.available_bytes - reserved_bytes, 0)
     limit = device.memory.cgroup_available_bytes
-    available = device.memory.available_bytes
-    return available if limit is None else min(available, limit)
+    return left if limit is None else min(left, limit)
 
 
 def reserve_bytes(device: Device, wishes: Wishes) -> int:
@@ -176,7 +176,10 @@ def _wanted(catalog: Catalog, wishes: Wishes) -> list[tuple[ModelEntry, ModelFil
     if wishes.quant is None:
         return pairs
     chosen = [(entry, file) for entry, file in pairs if file.quant.lower() == wishes.quant.lower()]
-    return chosen or [(catalog.models[-1], find_file(catalog.models[-1], wishes.quant))]  # raises NotFound
+    if not chosen:
+        known = ", ".join(dict.fromkeys(file.quant for _, file in pairs))
+        raise NotFound(f"no model of the catalogue has a file {wishes.quant!r}", hint=f"known: {known}")
+    return chosen
 
 
 def _best_first(candidate: Candidate) -> tuple[bool, bool, float, float, int]:
@@ -236,6 +239,8 @@ def explain(best: Candidate, candidates: tuple[Candidate, ...], wishes: Wishes) 
     else:
         weight = "speed before quality" if wishes.prefer == "speed" else "quality against speed"
         first = f"The best of the {len(fitting)} files that meet the wishes, weighing {weight}."
+    if wishes.model and best.speed.decode_tps < DEFAULT_MIN_TPS:
+        first += f" It is slow here: about {best.speed.decode_tps:.1f} tokens/s."
     better = [
         one for one in candidates if one.quality > best.quality and one.pullable and one.model != best.model
     ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from pathlib import Path  # noqa: TC003 - annotations of public functions are read at run time
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from edgectl.errors import DataInvalid, NotFound
 from edgectl.resources import data_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "Catalog", "Geometry", "Mark", "ModelEntry", "ModelFile", "Quality", "Sampling", "SamplingSet", "Score",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from edgectl.planning.catalog import Geometry  # noqa: TC001 - annotations of public functions are read at run time
+if TYPE_CHECKING:
+    from edgectl.planning.catalog import Geometry
+
 
 __all__ = [
     "KvType", "MemoryEstimate", "estimate_memory", "kv_bytes_per_token", "reserved_logits_bytes",

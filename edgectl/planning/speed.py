@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from edgectl.device import Device  # noqa: TC001 - annotations of public functions are read at run time
-from edgectl.planning.catalog import ModelEntry, ModelFile  # noqa: TC001
-from edgectl.probe.profiles import DeviceProfile  # noqa: TC001
+if TYPE_CHECKING:
+    from edgectl.device import Device
+    from edgectl.planning.catalog import ModelEntry, ModelFile
+    from edgectl.probe.profiles import DeviceProfile
+
 
 __all__ = [
     "DeviceSpeed", "SpeedEstimate", "SpeedKind", "device_speed", "estimate_speed", "inference_threads",

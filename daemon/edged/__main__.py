@@ -10,13 +10,16 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edged import __version__
 from edged.api.errors import ConfigInvalid, EdgeError
 from edged.host.config import load
 from edged.host.paths import default_paths
 
-EXIT_BUG = 1
+if TYPE_CHECKING:
+    from edged.api.config import Config
+
 EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: the unit does not restart on it
 
 log = logging.getLogger("edged")
@@ -27,10 +30,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="edged",
         description="Serve a language model over MQTT and HTTP inside hard memory limits.",
-        epilog="Exit status: 0 stopped as told, 1 defect, 78 configuration. Example: edged --config edged.toml",
+        epilog="Exit status: 0 stopped as told, 1 defect, 78 configuration. Example: edged --config x.toml",
     )
     paths = default_paths()
-    parser.add_argument("--config", type=Path, default=paths.config, help=f"configuration (default {paths.config})")
+    about = f"configuration file (default {paths.config})"
+    parser.add_argument("--config", type=Path, default=paths.config, help=about)
     parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     parser.add_argument("--version", action="version", version=f"edged {__version__}")
     sys.exit(run(parser.parse_args(argv)))
@@ -52,20 +56,20 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=config.log.level.upper(), format=form)
     for noisy in ("httpx", "uvicorn.error", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    from edged.app import App  # noqa: PLC0415 - so that --help and a bad configuration need no transports
-
     state = config.state_dir or os.environ.get("STATE_DIRECTORY") or default_paths().state
     log.info("edged %s node=%s model=%s", __version__, config.node, config.model.name)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(App, config, Path(state)))
+            asyncio.run(_serve(config, Path(state)))
     except EdgeError as error:
         return _refuse(error)
     return 0
 
 
-async def _serve(app: object, config: object, state: Path) -> None:
-    await app(config, state).run()  # type: ignore[operator]
+async def _serve(config: Config, state_dir: Path) -> None:
+    from edged.app import App  # noqa: PLC0415 - so that --help and a bad configuration need no transports
+
+    await App(config, state_dir).run()
 
 
 def _require_daemon_extra() -> None:

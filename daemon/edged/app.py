@@ -115,7 +115,7 @@ class App:
         interval_s = sdnotify.watchdog_interval_s()
         while interval_s:
             sdnotify.notify("WATCHDOG=1")
-            await asyncio.sleep(interval_s / 3)
+            await asyncio.sleep(interval_s)
         await asyncio.Event().wait()
 
     def _conditions(self) -> list[Condition]:

@@ -71,7 +71,9 @@ class Job:
 class EdgeService:
     """See :class:`edged.transports.port.Service`. Lives in one event loop."""
 
-    def __init__(self, config: Config, *, sampler: Sampler, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: Config, *, sampler: Sampler, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._config = config
         self._sampler = sampler
         self._clock = clock
@@ -206,7 +208,9 @@ class EdgeService:
     def expire(self) -> None:
         """End waiting requests whose time has run out; called once a second."""
         for job in self._queue.expired(self._clock()):
-            self._end(job, Failed.of(job.request.id, Expired("the request waited longer than its time to live")))
+            self._end(
+                job, Failed.of(job.request.id, Expired("the request waited longer than its time to live"))
+            )
 
     def dispatch(self) -> None:
         """Give waiting requests to free slots; called whenever either may have changed."""
@@ -267,7 +271,9 @@ class EdgeService:
         messages = request.messages
         if messages and model.system and messages[0].role != "system":
             messages = (Message(role="system", content=model.system), *messages)
-        chosen = {name: value for name, value in structs.asdict(request.sampling).items() if value is not None}
+        chosen = {
+            name: value for name, value in structs.asdict(request.sampling).items() if value is not None
+        }
         sampling: Sampling = structs.replace(model.sampling, **chosen)
         return Start(
             key=0,
@@ -287,7 +293,9 @@ class EdgeService:
             first_ms=(job.first_at - job.accepted_at) * 1000,
             total_ms=(now - job.accepted_at) * 1000,
         )
-        event = Finished(id=job.request.id, text=job.text, finish=done.finish, usage=done.usage, timings=timings)
+        event = Finished(
+            id=job.request.id, text=job.text, finish=done.finish, usage=done.usage, timings=timings
+        )
         if self._end(job, event):
             self._first_ms.append((job.first_at - job.started_at) * 1000)
             self._total_s.append(now - job.started_at)
@@ -346,13 +354,20 @@ class EdgeService:
         found = list(self._extra_conditions())
         if self._shed_why:
             hint = "requests are refused with memory_guard until it is over"
-            found.append(Condition(code="memory_guard", severity="warning", message=self._shed_why, hint=hint))
+            found.append(
+                Condition(code="memory_guard", severity="warning", message=self._shed_why, hint=hint)
+            )
         engine = self._engine
         if engine is not None and engine.state in {EngineState.BACKOFF, EngineState.BROKEN}:
             hint = "see `edgectl logs`; `edgectl models verify` checks the file"
-            severity = "error" if engine.state is EngineState.BROKEN else "warning"
+            broken = engine.state is EngineState.BROKEN
             found.append(
-                Condition(code="engine_failed", severity=severity, message=engine.last_error, hint=hint)
+                Condition(
+                    code="engine_failed",
+                    severity="error" if broken else "warning",
+                    message=engine.last_error,
+                    hint=hint,
+                )
             )
         return tuple(found)
 

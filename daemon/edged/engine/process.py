@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from edged.ipc.frames import FrameError, FrameReader
+from edged.ipc.frames import FrameReader
 from edged.ipc.messages import decode_from_worker, encode
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Worker:
         Raises OSError when the process cannot be started.
         """
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        ours.setblocking(False)  # noqa: FBT003 - the standard library has no keyword here
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "edged.worker", "--fd", str(theirs.fileno()),
@@ -108,7 +108,7 @@ class Worker:
 
 
 def describe_exit(code: int | None) -> str:
-    """ "SIGSEGV", "exit status 1", …"""
+    """The way a process ended, for people: SIGSEGV, exit status 1."""
     if code is None:
         return "still running"
     if code >= 0:
@@ -123,6 +123,3 @@ def worker_environment() -> dict[str, str]:
     """The worker's environment: ours without what is none of its business."""
     hidden = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"}
     return {name: value for name, value in os.environ.items() if name not in hidden}
-
-
-__all__ = ["FrameError", "Worker", "describe_exit"]

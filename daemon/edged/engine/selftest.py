@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct, structs
 
-from edged.engine.process import FrameError, Worker
+from edged.engine.process import Worker
 from edged.host.files import read_text, write_atomic
 from edged.host.procfs import ROOT
+from edged.ipc.frames import FrameError
 from edged.ipc.messages import LoadFailed, Ready
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class Verdict(Struct, frozen=True, kw_only=True):
 def verdict_key(order: Load, engine_version: str) -> str:
     """Changes when the engine build, the CPU's features or the model file do."""
     cpuinfo = (read_text(ROOT / "proc/cpuinfo", limit=1 << 20) or "").splitlines()
-    facts = sorted({line for line in cpuinfo if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    facts = sorted(
+        {line for line in cpuinfo if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    )
     parts = [engine_version, order.backend, order.path, *facts]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,10 +12,22 @@ from msgspec import structs
 from edged.api.status import EngineState
 from edged.engine import selftest
 from edged.engine.backoff import Backoff
-from edged.engine.process import FrameError, Worker
+from edged.engine.process import Worker
 from edged.engine.states import EngineStates
 from edged.host.cpus import compute_threads
-from edged.ipc.messages import Cancel, Done, EngineOptions, Heartbeat, Load, LoadFailed, Ready, Rejected, Start, Token
+from edged.ipc.frames import FrameError
+from edged.ipc.messages import (
+    Cancel,
+    Done,
+    EngineOptions,
+    Heartbeat,
+    Load,
+    LoadFailed,
+    Ready,
+    Rejected,
+    Start,
+    Token,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +76,7 @@ class EngineSupervisor:
         self._next_key = 0
         self._recycle = asyncio.Event()
         self._recycle_why = ""
+        self._idle = asyncio.Event()  # set when the last request in flight has ended
         self._verdict: selftest.Verdict | None = None
         self.worker_pid: int | None = None
         self.loaded: Ready | None = None
@@ -202,7 +216,9 @@ class EngineSupervisor:
                         async with asyncio.timeout(patience.hang_timeout_s):
                             message = await worker.receive()
                     except TimeoutError:
-                        raise WorkerLost(f"no heartbeat for {patience.hang_timeout_s:.0f} s while loading") from None
+                        raise WorkerLost(
+                            f"no heartbeat for {patience.hang_timeout_s:.0f} s while loading"
+                        ) from None
                     if isinstance(message, Ready):
                         return message
                     if isinstance(message, LoadFailed):
@@ -240,8 +256,12 @@ class EngineSupervisor:
         if isinstance(message, Token):
             if (sink := self._sinks.get(message.key)) is not None:
                 sink.message(message)
-        elif isinstance(message, Done | Rejected) and (sink := self._sinks.pop(message.key, None)) is not None:
+        elif (
+            isinstance(message, Done | Rejected) and (sink := self._sinks.pop(message.key, None)) is not None
+        ):
             sink.message(message)
+            if not self._sinks:
+                self._idle.set()
             self._on_change()
 
     async def _send(self, worker: Worker) -> None:
@@ -251,10 +271,11 @@ class EngineSupervisor:
     async def _drain_for_recycle(self) -> None:
         await self._recycle.wait()
         self._states.move(EngineState.RECYCLING, self._recycle_why)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + RECYCLE_GRACE_S
-        while self._sinks and loop.time() < deadline:
-            await asyncio.sleep(WATCH_S)
+        if self._sinks:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECYCLE_GRACE_S):
+                    await self._idle.wait()
 
 
 class _Watch:

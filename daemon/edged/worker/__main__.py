@@ -23,7 +23,7 @@ from edged.worker.backends.base import Backend, LoadError, Run, StepError
 from edged.worker.loop import DecodeLoop
 
 if TYPE_CHECKING:
-    from edged.ipc.messages import FromWorker, ToWorker
+    from edged.ipc.messages import FromWorker
 
 log = logging.getLogger("edged.worker")
 
@@ -39,7 +39,8 @@ class Link:
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._lock = threading.Lock()
-        self.inbox: SimpleQueue[ToWorker] = SimpleQueue()
+        self.first: SimpleQueue[Load] = SimpleQueue()
+        self.inbox: SimpleQueue[Start | Cancel] = SimpleQueue()
 
     def start(self) -> None:
         threading.Thread(target=self._read, name="link", daemon=True).start()
@@ -53,7 +54,11 @@ class Link:
         try:
             while data := self._socket.recv(65536):
                 for payload in reader.feed(data):
-                    self.inbox.put(decode_to_worker(payload))
+                    message = decode_to_worker(payload)
+                    if isinstance(message, Load):
+                        self.first.put(message)
+                    else:
+                        self.inbox.put(message)
         except (OSError, FrameError) as error:
             log.error("the link to the supervisor broke: %s", error)  # noqa: TRY400 - no traceback in the journal
         # The supervisor hung up. Native code cannot be interrupted, so leave at once and whole.
@@ -94,7 +99,9 @@ def main() -> None:
     die_with_parent()
     # The supervisor decides when this process ends; a Ctrl-C in a terminal is for it alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="level=%(levelname)s worker: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="level=%(levelname)s worker: %(message)s"
+    )
     os.environ["EDGED_WORKER_FD"] = str(descriptor)
     link = Link(descriptor)
     link.start()
@@ -110,10 +117,7 @@ def die_with_parent() -> None:
 
 
 def serve(link: Link) -> None:
-    order = link.inbox.get()
-    if not isinstance(order, Load):
-        log.error("the first message must be Load")
-        sys.exit(1)
+    order = link.first.get()
     pulse = Pulse(link)
     pulse.start()
     started = time.monotonic()
@@ -139,12 +143,11 @@ def serve(link: Link) -> None:
             decode_tps=decode_tps,
         )
     )
-    inbox: SimpleQueue[Start | Cancel] = link.inbox  # type: ignore[assignment] - Load comes only once
     loop = DecodeLoop(
         backend,
         slots=order.options.slots,
         budget=order.options.ubatch,
-        inbox=inbox,
+        inbox=link.inbox,
         send=link.send,
         progressed=pulse.progressed,
         busy=pulse.busy,

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class Slot:
     """One sequence at work: its prompt, what is evaluated, what was said."""
 
-    def __init__(self, index: int, order: Start, prompt: list[int], sampler: Sampler, max_tokens: int) -> None:
+    def __init__(
+        self, index: int, order: Start, prompt: list[int], sampler: Sampler, max_tokens: int
+    ) -> None:
         self.index = index
         self.key = order.key
         self.prompt_tokens = len(prompt)

@@ -91,13 +91,15 @@ class ChatTemplate:
                 ):
                     size += len(part)
                     if size > limit_chars:
-                        raise TemplateError(f"the rendered prompt exceeds {limit_chars} characters")
+                        break
                     parts.append(part)
         except TemplateError:
             raise
-        except Exception as error:  # noqa: BLE001 - template code can raise anything
+        except Exception as error:
             text = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
             raise TemplateError(f"the model's chat template refuses the messages: {text}") from error
+        if size > limit_chars:
+            raise TemplateError(f"the rendered prompt exceeds {limit_chars} characters")
         return "".join(parts)
 
 

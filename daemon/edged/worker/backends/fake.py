@@ -93,7 +93,7 @@ class FakeBackend:
         self._rows = [run.seq for run in runs if run.output]
         return list(range(len(self._rows)))
 
-    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> FakeSampler:
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> FakeSampler:  # noqa: ARG002 - as in the port
         return FakeSampler(self._answer(bytes(prompt).decode("utf-8", "replace")), len(prompt))
 
     def sample(self, sampler: Sampler, row: int) -> int:
@@ -137,7 +137,7 @@ class FakeSampler:
     """Walks through one scripted answer."""
 
     def __init__(self, answer: str, prompt_tokens: int) -> None:
-        self._tokens = [*answer.encode(), END]
+        self._tokens: list[int] = [*answer.encode(), END]
         self._prompt_tokens = prompt_tokens
 
     def token(self, position: int) -> int:

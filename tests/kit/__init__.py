@@ -1,0 +1,1 @@
+"""What tests start for real: a service with its worker, a whole daemon, a broker."""

@@ -38,6 +38,12 @@ def examine(path: Path, sha256: str, progress: Callable[[int], None] | None = No
     return ("ok", "") if found == sha256 else ("damaged", f"its SHA-256 is now {found}")
 
 
+def hash_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """The SHA-256 of the file at ``path``. Raises OSError."""
+    with path.open("rb") as file:
+        return _hash(file.fileno(), progress)
+
+
 def _hash(descriptor: int, progress: Callable[[int], None] | None) -> str:
     digest = hashlib.sha256()
     done_bytes = 0

@@ -23,6 +23,7 @@ from edgectl.models.transfer import (
     WrongOffer,
     receive,
 )
+from edged.api.errors import ModelUnusable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,7 @@ def pull(
             _Fetching(exchange, download, part, listener, sleep).run()
         try:
             ref = describe(part.path, part.sha256, part.size_bytes)
-        except EdgeError:
+        except (IntegrityError, ModelUnusable):
             part.discard()  # whole, verified, and still not a model: no second try will change that
             raise
         return store.publish(part, ref)

@@ -1,0 +1,91 @@
+"""Shows how a long copy goes: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from edgectl.output.terminal import console, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress, TaskID
+
+LINE_EVERY_S = 10.0  # a log of a two-hour download has some hundred lines
+
+
+class TransferReport(Protocol):
+    """What a transfer tells a person; both go to standard error."""
+
+    def progress(self, done_bytes: int, total_bytes: int | None) -> None: ...
+
+    def say(self, sentence: str) -> None: ...
+
+
+@contextmanager
+def transfer_report(label: str) -> Iterator[TransferReport]:
+    """A report for one transfer, in the shape that suits standard error."""
+    if not sys.stderr.isatty():
+        yield LineReport(label)
+        return
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        yield BarReport(bar, bar.add_task(escape(label), total=None))
+
+
+class BarReport:
+    """A bar on a terminal."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def progress(self, done_bytes: int, total_bytes: int | None) -> None:
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes)
+
+    def say(self, sentence: str) -> None:
+        self._bar.console.print(sentence, markup=False)
+
+
+class LineReport:
+    """Plain lines for logs and pipes."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._said_at_s = time.monotonic()
+        self._said_bytes: int | None = None
+
+    def progress(self, done_bytes: int, total_bytes: int | None) -> None:
+        now_s = time.monotonic()
+        if self._said_bytes is None:  # bytes of an earlier run say nothing about the rate
+            self._said_bytes = done_bytes
+        if now_s - self._said_at_s < LINE_EVERY_S:
+            return
+        rate = (done_bytes - self._said_bytes) / (now_s - self._said_at_s)
+        part = f"{done_bytes / total_bytes:.0%} of {size(total_bytes)}" if total_bytes else size(done_bytes)
+        click.echo(f"{self._label}: {part}, {size(max(0.0, rate))}/s", err=True)
+        self._said_at_s, self._said_bytes = now_s, done_bytes
+
+    def say(self, sentence: str) -> None:
+        click.echo(sentence, err=True)

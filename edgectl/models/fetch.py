@@ -150,9 +150,10 @@ class _Fetching:
         return self._part.size_bytes
 
     def _attempt(self, source: Source, *, whole: bool) -> None:
-        if not (self._part.size_bytes and self._part.size_bytes == self._download.size_bytes):
-            receive(self._exchange, source, self._part, self._download, whole=whole)
         wanted = self._download.sha256
+        whole_already = self._part.size_bytes == self._download.size_bytes or self._part.sha256 == wanted
+        if not whole_already:
+            receive(self._exchange, source, self._part, self._download, whole=whole)
         if wanted is not None and self._part.sha256 != wanted:
             raise WrongBytes(f"its file has SHA-256 {self._part.sha256}, not {wanted}")
 

@@ -33,7 +33,7 @@ def name_model(
     model, quant = wish.model, wish.quant
     return Ref(
         model=as_model_id(header.name or _stem(filename)) if model is None else check_model_id(model),
-        quant=quant_label(header, filename) if quant is None else check_quant(quant),
+        quant=quant_label(header, filename) if quant is None else check_quant(quant).upper(),
         filename=as_filename(filename),
         sha256=sha256,
         size_bytes=size_bytes,

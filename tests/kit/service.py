@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from edged.api.events import Failed, Finished
 from edged.api.requests import Message, Request, Sampling
 from edged.engine.supervisor import EngineSupervisor
 from edged.guard.sampler import Sampler
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from edged.api.events import Event
+    from edged.api.events import Event, Failed, Finished
 
 DEADLINE_S = 30.0
 
@@ -68,7 +67,7 @@ async def running_service(tree: dict[str, Any], state_dir: Path) -> AsyncIterato
     config = parse(tree)
     service = EdgeService(config, sampler=Sampler(config.memory))
     engine = EngineSupervisor(
-        config, state_dir=state_dir, place=lambda _pid: None, on_change=lambda: service.dispatch()
+        config, state_dir=state_dir, place=lambda _pid: None, on_change=service.dispatch
     )
     service.attach(engine)
     task = asyncio.create_task(engine.run())

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+OLDEST_SHARE = 4  # the oldest prompt gets at least one part in four
+
+
 class Work(Struct, frozen=True):
     """What a slot still has to evaluate: ``pending`` prompt tokens, or one token when decoding."""
 
@@ -29,16 +32,28 @@ class Share(Struct, frozen=True):
 def plan_step(work: Sequence[Work], budget: int) -> list[Share]:
     """At most ``budget`` tokens: every decoding slot gets its one, prompts share what is left.
 
-    Decoding goes first so that a long prompt delays the others by one step at
-    most; prompts are served in the order of ``work`` (first come, first served)
-    so that the first answer starts as early as it can.
+    ``work`` is in order of arrival. Decoding goes first, so that a long prompt
+    delays the others by one step at most. Of the prompts the shortest rest goes
+    first, so that a short question does not wait for a long document; the oldest
+    is sure of a quarter, so that short ones cannot starve it.
     """
     shares = [Share(item.slot, 1, last=True) for item in work if item.decoding][:budget]
     left = budget - len(shares)
-    for item in work:
-        if item.decoding or left <= 0:
-            continue
-        tokens = min(item.pending, left)
-        left -= tokens
-        shares.append(Share(item.slot, tokens, last=tokens == item.pending))
+    prompts = [item for item in work if not item.decoding]
+    if not prompts or left <= 0:
+        return shares
+    oldest = prompts[0]
+    granted = {oldest.slot: min(oldest.pending, max(1, left // OLDEST_SHARE))}
+    left -= granted[oldest.slot]
+    for item in sorted(prompts, key=lambda item: item.pending):
+        before = granted.get(item.slot, 0)
+        more = min(item.pending - before, left)
+        left -= more
+        if before + more:
+            granted[item.slot] = before + more
+    shares += [
+        Share(item.slot, granted[item.slot], last=granted[item.slot] == item.pending)
+        for item in prompts
+        if item.slot in granted
+    ]
     return shares

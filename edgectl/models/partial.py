@@ -53,8 +53,9 @@ class Partial:
             return
         if not self._keep or self.size_bytes == 0:
             self.discard()
-        with contextlib.suppress(OSError):  # a failing disk was reported when it was written
-            os.fsync(self._descriptor)
+        if self._placed:
+            with contextlib.suppress(OSError):  # a failing disk was reported when it was written
+                os.fsync(self._descriptor)
         os.close(self._descriptor)
         self._descriptor = -1
 

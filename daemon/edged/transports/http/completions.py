@@ -1,0 +1,147 @@
+"""The two endpoints that generate text: read the body, submit it, deliver the events."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from edged.api.events import Delta, Failed, Finished
+from edged.transports.http import answers
+from edged.transports.http.errors import JsonResponse, SlowBody, WrongMediaType
+from edged.transports.http.guards import defect, header_values
+from edged.transports.http.openai import Dialect, Wanted, model_id, parse
+from edged.transports.http.watching import ClientGone, watched
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from starlette.types import Receive, Scope, Send
+
+    from edged.api.events import Event
+    from edged.transports.http.connection import Patience
+    from edged.transports.port import Service
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect the stream
+]
+_JSON = re.compile(r"application/json\s*(;\s*charset=\"?utf-?8\"?\s*)?", re.IGNORECASE)
+
+
+class Completions:
+    """An ASGI endpoint, so that it sees the client hang up even while it has nothing to send."""
+
+    def __init__(self, service: Service, dialect: Dialect, patience: Patience) -> None:
+        self._service = service
+        self._dialect = dialect
+        self._patience = patience
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises EdgeError while nothing has been sent; afterwards failures go into the stream."""
+        _check_media_type(scope)
+        try:
+            raw = await self._read(receive)
+            wanted = self._parse(raw, scope)
+            events = watched(self._service.submit(wanted.request), receive, self._patience.comment_s)
+            async with aclosing(events):
+                deliver = self._stream if wanted.stream else self._whole
+                await deliver(wanted, events, scope, receive, send)
+        except ClientGone:
+            return
+
+    async def _read(self, receive: Receive) -> bytes:
+        chunks: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._patience.body_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    chunks.append(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return b"".join(chunks)
+        except TimeoutError:
+            raise SlowBody(f"the body did not arrive within {self._patience.body_s:g} s") from None
+
+    def _parse(self, raw: bytes, scope: Scope) -> Wanted:
+        wanted = parse(
+            raw,
+            self._dialect,
+            model=self._service.info().model,
+            request_id=scope["state"]["request_id"],
+            client=client_name(scope),
+        )
+        scope["state"]["request_id"] = wanted.request.id
+        return wanted
+
+    def _answer(self, wanted: Wanted) -> answers.Answer:
+        return answers.Answer(self._dialect, wanted, model_id(self._service.info().model))
+
+    async def _whole(
+        self,
+        wanted: Wanted,
+        events: AsyncGenerator[Event | None, None],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        async for event in events:
+            if isinstance(event, Failed):
+                raise event.error()
+            if isinstance(event, Finished):
+                response = JsonResponse(self._answer(wanted).whole(event))
+                await response(scope, receive, send)
+                return
+        raise defect()
+
+    async def _stream(
+        self, wanted: Wanted, events: AsyncGenerator[Event | None, None], _: Scope, __: Receive, send: Send
+    ) -> None:
+        # Nothing is sent before the first event: a refusal still gets its HTTP status.
+        first = await anext(events, None)
+        while first is None:
+            first = await anext(events, Failed.of(wanted.request.id, defect()))
+        if isinstance(first, Failed):
+            raise first.error()
+        answer = self._answer(wanted)
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        await _send_chunk(send, answer.opening() + _chunk(answer, first))
+        last = isinstance(first, Finished)
+        while not last:
+            event = await anext(events, Failed.of(wanted.request.id, defect()))
+            last = isinstance(event, Finished | Failed)
+            await _send_chunk(send, _chunk(answer, event))
+        await send({"type": "http.response.body"})
+
+
+def client_name(scope: Scope) -> str:
+    """Who asks, for fairness between clients: the peer's address (one key serves all of them)."""
+    peer = scope["client"][0] if scope.get("client") else "unknown"
+    return "http:" + re.sub(r"[^A-Za-z0-9._:-]", "-", peer)[:48]
+
+
+def _check_media_type(scope: Scope) -> None:
+    kind = ", ".join(header_values(scope, b"content-type"))
+    if not _JSON.fullmatch(kind.strip()):
+        raise WrongMediaType(f"the Content-Type is {kind[:80]!r}", hint="send application/json")
+    coding = ", ".join(header_values(scope, b"content-encoding")).strip().lower()
+    if coding not in {"", "identity"}:
+        raise WrongMediaType(f"the Content-Encoding is {coding[:80]!r}", hint="send the body as it is")
+
+
+def _chunk(answer: answers.Answer, event: Event | None) -> bytes:
+    """What ``event`` adds to the stream; silence adds a comment, acceptance nothing."""
+    if event is None:
+        return answers.COMMENT
+    if isinstance(event, Delta):
+        return answer.delta(event.text)
+    if isinstance(event, Finished):
+        return answer.closing(event)
+    return answers.failure(event.error()) if isinstance(event, Failed) else b""
+
+
+async def _send_chunk(send: Send, chunk: bytes) -> None:
+    if chunk:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})

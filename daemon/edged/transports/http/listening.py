@@ -1,0 +1,92 @@
+"""Binds the listening sockets, and says in our words why it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+from edged.api.errors import ConfigInvalid, EdgeError, PortInUse
+
+BACKLOG = 128
+# Kernel memory per connection is bounded too; text needs no more, whatever the round trip.
+SEND_BUFFER_BYTES = 65536
+# A peer that lost power is noticed in about 30 s: by unacknowledged data, or by probes when nothing is sent.
+USER_TIMEOUT_MS = 30_000
+PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 15, 5, 3
+UNAVAILABLE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets on every address of ``host``, all with one port (0: a free one).
+
+    Raises PortInUse, or ConfigInvalid when ``host`` is no address of this computer or the port is forbidden.
+    """
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, address in await _addresses(host):
+        bound_port = sockets[0].getsockname()[1] if sockets else port
+        try:
+            sockets.append(_bind(family, address, bound_port, dual=host == "::"))
+        except OSError as error:
+            failure = error
+            if error.errno not in UNAVAILABLE:
+                break
+    if failure is not None and (not sockets or failure.errno not in UNAVAILABLE):
+        for sock in sockets:
+            sock.close()
+        raise _explain(host, port, failure)
+    return sockets
+
+
+async def _addresses(host: str) -> list[tuple[int, str]]:
+    """(family, address) for each address of ``host``, without repetition."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise _bad_host(host, error.strerror or str(error)) from None
+    inet = {socket.AF_INET, socket.AF_INET6}
+    return list(dict.fromkeys((info[0], str(info[4][0])) for info in found if info[0] in inet))
+
+
+def _bind(family: int, address: str, port: int, *, dual: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - takes no keyword
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
+            (socket.TCP_KEEPIDLE, PROBE_AFTER_S),
+            (socket.TCP_KEEPINTVL, PROBE_EVERY_S),
+            (socket.TCP_KEEPCNT, PROBES),
+        ):
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
+        sock.bind((address, port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _explain(host: str, port: int, error: OSError) -> EdgeError:
+    if error.errno == errno.EADDRINUSE:
+        return PortInUse(
+            f"{host} port {port} is already in use by another program (http.port)",
+            hint=f"`ss -ltnp 'sport = :{port}'` names it; stop it, or choose another http.port",
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        problem = f"http.port = {port}: the operating system does not allow it; use one from 1024 up"
+        return ConfigInvalid("the configuration", (problem,))
+    return _bad_host(host, error.strerror or str(error))
+
+
+def _bad_host(host: str, reason: str) -> ConfigInvalid:
+    problem = f"http.host = {host!r}: is no address of this computer (at the moment): {reason}"
+    return ConfigInvalid("the configuration", (problem,))

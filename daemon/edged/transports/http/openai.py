@@ -1,0 +1,237 @@
+"""Request bodies of the OpenAI dialect → Request; every refusal names the field."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from edged.api.errors import BadRequest
+from edged.api.requests import ID_PATTERN, Message, Op, Request, Role, Sampling
+from edged.transports.http.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edged.api.status import ModelInfo
+
+# Labels that clients attach by default and that change no answer: any value is accepted and forgotten.
+LABELS = frozenset({"user", "store", "metadata", "safety_identifier", "prompt_cache_key", "service_tier"})
+# Features this server does not have, with the values that mean "not wanted". `null` always means that.
+NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
+    "n": (b"1",),
+    "best_of": (b"1",),
+    "echo": (b"false",),
+    "suffix": (b'""',),
+    "logprobs": (b"false",),
+    "logit_bias": (b"{}",),
+    "tools": (b"[]",),
+    "tool_choice": (b'"none"', b'"auto"'),
+    "parallel_tool_calls": (b"true", b"false"),
+    "functions": (b"[]",),
+    "response_format": (b'{"type":"text"}',),
+    "modalities": (b'["text"]',),
+}
+
+_Nothing: TypeAlias = Annotated[list[Any], Meta(max_length=0)] | None
+
+
+class Part(Struct, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """``content`` is text; the other fields come back empty when clients send our answers again."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+    name: None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: _Nothing = None
+    annotations: _Nothing = None
+    reasoning_content: str | None = None
+
+
+class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    include_usage: bool = False
+    include_obfuscation: bool = False  # padding against eavesdroppers of token lengths: not done
+
+
+class TemplateOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    enable_thinking: bool | None = None
+
+
+class Body(Struct, frozen=True, kw_only=True):
+    """What chats and plain completions share; ``id``, ``priority`` and ``ttl_s`` are ours."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    id: str | None = None
+    priority: int | None = None
+    ttl_s: float | None = None
+
+
+class ChatBody(Body, frozen=True, kw_only=True):
+    messages: list[ChatMessage]
+    max_completion_tokens: int | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+
+
+class TextBody(Body, frozen=True, kw_only=True):
+    prompt: str | list[str]
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """A request, and how its answer is to be delivered."""
+
+    request: Request
+    stream: bool
+    include_usage: bool
+
+
+class Dialect(Struct, frozen=True):
+    """One of the two endpoints: its operation, its body and the names in its answers."""
+
+    op: Op
+    body: type[ChatBody | TextBody]
+    answer_object: str
+    chunk_object: str
+
+
+CHAT = Dialect("chat", ChatBody, "chat.completion", "chat.completion.chunk")
+TEXT = Dialect("generate", TextBody, "text_completion", "text_completion")
+
+
+def model_id(model: ModelInfo) -> str:
+    """The name under which the model is served: ``name-quant``."""
+    return f"{model.name}-{model.quant}" if model.quant else model.name
+
+
+def serves(model: ModelInfo, name: str) -> bool:
+    """Whether a client that asks for ``name`` means the loaded model."""
+    return name.lower() in {"default", model.name.lower(), model_id(model).lower()}
+
+
+def parse(raw: bytes, dialect: Dialect, *, model: ModelInfo, request_id: str, client: str) -> Wanted:
+    """The request in ``raw``. Raises BadRequest naming the field, or ModelNotFound.
+
+    Ranges are the service's to check: they are the same for every transport.
+    """
+    body = _decode(raw, dialect.body)
+    if body.model is not None and not serves(model, body.model):
+        raise ModelNotFound(
+            f"model: {body.model[:80]!r} is not served here", hint=f"this is {model_id(model)}"
+        )
+    if body.id is not None and not ID_PATTERN.fullmatch(body.id):
+        raise BadRequest("id: 1 to 64 characters of A-Z a-z 0-9 . _ : - are allowed")
+    chat = body if isinstance(body, ChatBody) else None
+    request = Request(
+        id=body.id or request_id,
+        client=client,
+        op=dialect.op,
+        messages=tuple(_message(index, item) for index, item in enumerate(chat.messages)) if chat else (),
+        prompt=_prompt(body.prompt) if isinstance(body, TextBody) else "",
+        max_tokens=_max_tokens(body),
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
+        thinking=chat.chat_template_kwargs.enable_thinking if chat and chat.chat_template_kwargs else None,
+        ttl_s=body.ttl_s,
+        priority=5 if body.priority is None else body.priority,
+    )
+    options = body.stream_options or StreamOptions()
+    return Wanted(request=request, stream=bool(body.stream), include_usage=options.include_usage)
+
+
+def _decode(raw: bytes, kind: type[ChatBody | TextBody]) -> ChatBody | TextBody:
+    if not raw.strip():
+        raise BadRequest("the body is empty; a JSON object is needed")
+    try:
+        raw.decode()  # msgspec looks only at the strings it keeps
+        fields = msgspec.json.decode(raw, type=dict[str, Raw])
+        _refuse_unknown(fields, kind.__struct_fields__)
+        return msgspec.json.decode(raw, type=kind)
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not UTF-8 text (byte {error.start})") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise BadRequest(_in_our_words(str(error))) from None
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
+
+
+def _refuse_unknown(fields: dict[str, Raw], known: tuple[str, ...]) -> None:
+    for name, value in fields.items():
+        if name in known or name in LABELS:
+            continue
+        text = bytes(value).translate(None, b" \t\r\n")
+        if text == b"null" or text in NEUTRAL.get(name, ()):
+            continue
+        if name in NEUTRAL:
+            allowed = " or ".join(text.decode() for text in NEUTRAL[name])
+            raise BadRequest(f"{name}: is not supported here; leave it out (or send {allowed})")
+        close = difflib.get_close_matches(name[:64], known, n=1)
+        guess = f"; did you mean {close[0]}?" if close else ""
+        raise BadRequest(f"{_printable(name)}: there is no such field{guess}")
+
+
+def _printable(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) else ascii(name[:64])
+
+
+def _in_our_words(problem: str) -> str:
+    """``Expected `int`, got `str` - at `$.stop[0]` `` → ``stop[0]: expected `int`, got `str` ``."""
+    text, _, place = problem.partition(" - at `$")
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", text)
+    if missing:
+        text, name = "is missing", missing[1]
+        place = f"{place}.{name}"
+    field = re.sub(r"\[\.\.\.\]", "", place.strip("`.")).replace("`", "").lstrip(".")
+    return f"{field}: {text[0].lower()}{text[1:]}" if field else f"the body: {text[0].lower()}{text[1:]}"
+
+
+def _message(index: int, message: ChatMessage) -> Message:
+    role: Role = "system" if message.role == "developer" else message.role
+    if message.content is None and message.role != "assistant":
+        raise BadRequest(f"messages[{index}].content: is missing")
+    if not isinstance(message.content, list):
+        return Message(role=role, content=message.content or "")
+    for part in message.content:
+        if part.type != "text" or part.text is None:
+            raise BadRequest(
+                f"messages[{index}].content: parts of type {_printable(part.type)} are not supported; "
+                "this model reads text parts only"
+            )
+    return Message(role=role, content="".join(part.text or "" for part in message.content))
+
+
+def _prompt(prompt: str | list[str]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) != 1:
+        raise BadRequest(f"prompt: a list must hold exactly one string, not {len(prompt)}")
+    return prompt[0]
+
+
+def _max_tokens(body: Body) -> int | None:
+    newer = body.max_completion_tokens if isinstance(body, ChatBody) else None
+    if newer is not None and body.max_tokens is not None and newer != body.max_tokens:
+        raise BadRequest("max_tokens: differs from max_completion_tokens; send one of them")
+    return newer if newer is not None else body.max_tokens

@@ -1,0 +1,118 @@
+"""Assembles the application: the routes, and the guards in their order."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from edged import __version__
+from edged.api.errors import EdgeError
+from edged.transports.http import guards
+from edged.transports.http.completions import Completions
+from edged.transports.http.errors import JsonResponse, ModelNotFound, error_response, router_error
+from edged.transports.http.hosts import own_names
+from edged.transports.http.openai import CHAT, TEXT, model_id, serves
+
+if TYPE_CHECKING:
+    from starlette.requests import Request as HttpRequest
+    from starlette.types import ASGIApp
+
+    from edged.api.config import Http
+    from edged.transports.http.auth import ApiKey
+    from edged.transports.http.connection import Patience
+    from edged.transports.port import Service
+
+
+def build_app(config: Http, service: Service, key: ApiKey | None, patience: Patience) -> ASGIApp:
+    """The whole ASGI application; Boundary stands outermost, the body limit innermost."""
+    starlette = Starlette(
+        routes=_routes(service, patience),
+        exception_handlers={HTTPException: _router_failed, EdgeError: _request_failed, Exception: _defect},
+    )
+    starlette.router.redirect_slashes = False  # one name a route; a redirect would echo the Host header
+    app: ASGIApp = starlette
+    stack = [
+        Middleware(guards.ConnectionLimit),
+        Middleware(guards.OwnHostOnly, names=own_names(config.host)),
+        *([Middleware(guards.KeyRequired, key=key)] if key else []),
+        Middleware(guards.BodyLimit, max_bytes=config.max_body_bytes),
+    ]
+    for guard, args, options in reversed([Middleware(guards.Boundary, linger_s=patience.linger_s), *stack]):
+        app = guard(app, *args, **options)
+    return app
+
+
+def _routes(service: Service, patience: Patience) -> list[Route]:
+    about = _About(service)
+    return [
+        Route("/", about.index),
+        Route("/healthz", about.healthz),
+        Route("/readyz", about.readyz),
+        Route("/status", about.status),
+        Route("/info", about.info),
+        Route("/v1/models", about.models),
+        Route("/v1/models/{name:path}", about.model),
+        Route("/v1/chat/completions", Completions(service, CHAT, patience), methods=["POST"]),
+        Route("/v1/completions", Completions(service, TEXT, patience), methods=["POST"]),
+    ]
+
+
+class _About:
+    """The routes that only tell."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._since = int(time.time())
+
+    async def index(self, request: HttpRequest) -> JsonResponse:
+        routes = {route.path: sorted(route.methods or ()) for route in request.app.routes}
+        return JsonResponse({"name": "edged", "version": __version__, "routes": routes})
+
+    async def healthz(self, _: HttpRequest) -> JsonResponse:
+        """The process is alive and its loop turns; nothing about the model."""
+        return JsonResponse({"alive": True})
+
+    async def readyz(self, _: HttpRequest) -> JsonResponse:
+        """Whether a request sent now would be taken."""
+        status, ready = self._service.status(), self._service.ready
+        body = {"ready": ready, "state": status.state, "conditions": status.conditions}
+        return JsonResponse(body, 200 if ready else 503)
+
+    async def status(self, _: HttpRequest) -> JsonResponse:
+        return JsonResponse(self._service.status())
+
+    async def info(self, _: HttpRequest) -> JsonResponse:
+        return JsonResponse(self._service.info())
+
+    async def models(self, _: HttpRequest) -> JsonResponse:
+        return JsonResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: HttpRequest) -> JsonResponse:
+        name = request.path_params["name"]
+        if not serves(self._service.info().model, name):
+            raise ModelNotFound(f"model: there is no model {name[:80]!r} here", hint="GET /v1/models")
+        return JsonResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        model = self._service.info().model
+        return {"id": model_id(model), "object": "model", "created": self._since, "owned_by": "edged"}
+
+
+async def _router_failed(request: HttpRequest, error: Exception) -> JsonResponse:
+    refusal = cast("HTTPException", error)
+    failure = router_error(refusal.status_code, request.method, request.scope["path"])
+    return error_response(failure, refusal.headers)
+
+
+async def _request_failed(_: HttpRequest, error: Exception) -> JsonResponse:
+    return error_response(cast("EdgeError", error))
+
+
+async def _defect(_: HttpRequest, __: Exception) -> JsonResponse:
+    """Starlette raises the exception again afterwards, and Boundary logs it."""
+    return error_response(guards.defect())

@@ -1,0 +1,45 @@
+# `make` lists the targets. Every target sets up what it needs in .venv, in an empty clone too.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-chaos test-all lint bench wheel clean setup setup-demo
+MAKEFLAGS += --no-print-directory
+
+python := .venv/bin/python
+# Warm caches must not change what a test sees: the same examples on every run.
+pytest := $(python) -m pytest --hypothesis-profile=ci
+
+help: ## List the targets
+	@echo 'make TARGET, with Python 3.11, make and a C/C++ compiler; no root.'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1~\2/p' Makefile | awk -F'~' '{printf "%-14s%s\n", $$1, $$2}'
+
+demo: setup-demo ## Run the product once, here, with a small real model (ARGS=--keep)
+	@$(python) -m edgectl demo $(ARGS)
+
+test: setup ## Run the unit and integration tests (ARGS='-k words')
+	@$(pytest) tests/unit tests/integration $(ARGS)
+
+test-chaos: setup ## Run the tests that kill, stall and starve things
+	@$(pytest) tests/chaos $(ARGS)
+
+test-all: test test-chaos ## Run every test
+
+lint: setup ## Check style, types and the layers of the code
+	@$(python) -m ruff check
+	@$(python) -m ruff format --check
+	@$(python) -m mypy
+	@.venv/bin/lint-imports
+
+bench: setup ## Measure the footprint of the command line and the daemon
+	@$(python) tests/bench/footprint.py $(ARGS)
+
+wheel: setup ## Build the wheel into dist/
+	@$(python) -m build --wheel --no-isolation
+
+clean: ## Remove .venv and everything built; the compiled engine stays in pip's cache
+	@rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find edgectl daemon tests -name __pycache__ -prune -exec rm -rf {} +
+
+setup:
+	@sh .ci/setup dev
+
+setup-demo:
+	@sh .ci/setup demo

@@ -1,0 +1,204 @@
+"""Turns the bytes of a request into a checked Request, or one error that names the field (pure).
+
+A request is one JSON object. ``id`` names it: repeat the id with the same payload and you get the same
+answer without a second computation. Without an id, the MQTT 5 correlation data serves as one; without
+that too, edged makes one up, which starts with ``auto-``, and every reply carries it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from typing import cast, get_args
+
+import msgspec
+from msgspec import Struct, structs
+
+from edged.api.errors import BadRequest, Expired, TooLarge
+from edged.api.requests import ID_PATTERN, Limits, Message, Op, Request, Sampling
+
+MIN_MAX_BYTES = 160  # the longest id, the keys of a part and 16 bytes of text
+MAX_CORRELATION_BYTES = 1024  # kept per request and sent back with each part
+JSON_OVERHEAD_BYTES = 16384  # keys, numbers, stop strings and a reply topic around the prompt
+_SHOWN_CHARS = 64
+
+
+class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields of a request; units in the names, meanings as in edged.api.requests."""
+
+    id: str | None = None
+    prompt: str | None = None  # of a chat: the one user message
+    messages: tuple[Message, ...] | None = None
+    system: str | None = None  # of a chat: put before the messages
+    max_tokens: int | None = None
+    max_bytes: int | None = None  # of one reply message, whole payload; longer answers come in parts
+    ttl_s: float | None = None
+    priority: int = 5
+    stream: bool = False
+    stop: tuple[str, ...] | str = ()
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+    thinking: bool | None = None
+    reply_to: str | None = None  # one more topic for the answer
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """A request and how its client wants to be answered."""
+
+    request: Request
+    stream: bool = False
+    max_bytes: int | None = None
+    reply_to: str | None = None
+
+
+class _OnlyId(Struct, frozen=True):
+    id: str | None = None
+
+
+def max_payload_bytes(limits: Limits) -> int:
+    """What is parsed at all: the largest prompt, every character of it escaped, and what is around it."""
+    return 6 * limits.max_prompt_bytes + JSON_OVERHEAD_BYTES
+
+
+def decode_request(
+    payload: bytes, *, client: str, op: str, limits: Limits, fallback_id: str, expiry_s: int | None = None
+) -> Asked:
+    """The request in ``payload``; raises BadRequest, TooLarge or Expired and never anything else.
+
+    ``expiry_s`` is what is left of the MQTT 5 message expiry interval; the shorter of it and ``ttl_s``
+    counts. Rules that hold for every transport (ranges, sizes, the id's characters) are the service's.
+    """
+    if op not in get_args(Op):
+        raise BadRequest(f"op: there is no operation {op!r}; there are {', '.join(get_args(Op))}")
+    body = _parse(payload, limits)
+    if body.id is not None and not ID_PATTERN.fullmatch(body.id):
+        raise BadRequest("id: 1 to 64 characters of A-Z a-z 0-9 . _ : - are allowed")
+    if body.max_bytes is not None and body.max_bytes < MIN_MAX_BYTES:
+        raise BadRequest(f"max_bytes: must be at least {MIN_MAX_BYTES}")
+    prompt, messages = _texts(body, op)
+    request = Request(
+        id=fallback_id if body.id is None else body.id,
+        client=client,
+        op=cast("Op", op),
+        messages=messages,
+        prompt=prompt,
+        max_tokens=body.max_tokens,
+        stop=(body.stop,) if isinstance(body.stop, str) else body.stop,
+        sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
+        thinking=body.thinking,
+        ttl_s=_ttl_s(body.ttl_s, expiry_s),
+        priority=body.priority,
+    )
+    return Asked(request=request, stream=body.stream, max_bytes=body.max_bytes, reply_to=body.reply_to)
+
+
+def decode_ask(payload: bytes, *, request_id: str, limits: Limits, expiry_s: int | None = None) -> Asked:
+    """A question in plain UTF-8 text; raises BadRequest, TooLarge or Expired."""
+    if len(payload) > limits.max_prompt_bytes:
+        raise TooLarge(f"the prompt has {len(payload)} bytes; this box takes {limits.max_prompt_bytes}")
+    try:
+        text = payload.decode().strip()
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the prompt is not UTF-8 text (byte {error.start})") from None
+    if not text:
+        raise BadRequest("the prompt is empty")
+    request = Request(
+        id=request_id,
+        client="ask",
+        op="chat",
+        messages=(Message(role="user", content=text),),
+        max_tokens=limits.default_max_tokens,
+        ttl_s=_ttl_s(None, expiry_s),
+    )
+    return Asked(request=request)
+
+
+def read_id(payload: bytes, limits: Limits) -> str | None:
+    """The id of a request that was refused, if it can be told without trusting the rest."""
+    if len(payload) > max_payload_bytes(limits):
+        return None
+    try:
+        found = msgspec.json.decode(payload, type=_OnlyId).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if found is not None and ID_PATTERN.fullmatch(found) else None
+
+
+def correlation_id(correlation: bytes) -> str:
+    """The id that MQTT 5 correlation data stands for."""
+    return f"auto-{hashlib.sha256(correlation).hexdigest()[:32]}"
+
+
+def check_correlation(correlation: bytes | None) -> bytes | None:
+    if correlation is not None and len(correlation) > MAX_CORRELATION_BYTES:
+        raise BadRequest(f"correlation data: at most {MAX_CORRELATION_BYTES} bytes are allowed")
+    return correlation
+
+
+def _parse(payload: bytes, limits: Limits) -> Body:
+    limit = max_payload_bytes(limits)
+    if len(payload) > limit:
+        raise TooLarge(f"the payload has {len(payload)} bytes; this box takes {limit}")
+    try:
+        return msgspec.json.decode(payload, type=Body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(_named(str(error))) from None
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the payload is not JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the payload is not UTF-8 text: {error.reason}") from None
+    except RecursionError:
+        raise BadRequest("the payload is nested too deeply") from None
+
+
+def _named(problem: str) -> str:
+    """A message of msgspec as "field: what is wrong with it"."""
+    text, _, path = problem.partition(" - at `$")
+    where = path.rstrip("`").lstrip(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
+    if unknown:
+        name = unknown[1]
+        known = structs.fields(Body if not where else Message)
+        close = difflib.get_close_matches(name[:_SHOWN_CHARS], [one.name for one in known], n=1)
+        shown = _shown(f"{where}.{name}" if where else name)
+        return f"{shown}: there is no such field" + (f"; did you mean {close[0]}?" if close else "")
+    text = text[:1].lower() + text[1:]
+    return f"{_shown(where)}: {text}" if where else f"the payload: {text}"
+
+
+def _shown(name: str) -> str:
+    """A name from outside as it may stand in a message: printable and short."""
+    return "".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS])
+
+
+def _texts(body: Body, op: str) -> tuple[str, tuple[Message, ...]]:
+    if body.prompt is not None and body.messages is not None:
+        raise BadRequest("prompt, messages: give one of the two")
+    if op == "generate":
+        for name in ("messages", "system"):
+            if getattr(body, name) is not None:
+                raise BadRequest(f"{name}: belongs to chat; generate takes a prompt as it is")
+        if body.prompt is None:
+            raise BadRequest("prompt: is needed")
+        return body.prompt, ()
+    if body.prompt is None and body.messages is None:
+        raise BadRequest("messages: is needed (or prompt, for a single user message)")
+    messages = body.messages or (Message(role="user", content=body.prompt or ""),)
+    if body.system is not None:
+        messages = (Message(role="system", content=body.system), *messages)
+    return "", messages
+
+
+def _ttl_s(wanted_s: float | None, expiry_s: int | None) -> float | None:
+    if expiry_s is None:
+        return wanted_s
+    if expiry_s <= 0:
+        raise Expired("the message expired on its way")
+    return float(expiry_s) if wanted_s is None else min(wanted_s, float(expiry_s))

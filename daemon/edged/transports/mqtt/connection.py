@@ -1,0 +1,338 @@
+"""One connection to the broker: paho-mqtt driven by the event loop, used once and thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import paho.mqtt.client as paho
+from msgspec import Struct
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edged.transports.mqtt.endpoint import DIAL_TIMEOUT_S, unreachable
+from edged.transports.mqtt.errors import BrokerUnreachable, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from edged.transports.mqtt.endpoint import Endpoint
+
+CONNACK_TIMEOUT_S = 10.0  # mosquitto asks its password plugin, which may ask a directory server
+PUBACK_TIMEOUT_S = 20.0  # a slow link with a full send buffer; beyond it the connection is taken for dead
+GOODBYE_TIMEOUT_S = 2.0  # the DISCONNECT is 4 bytes; a peer that does not take them is gone
+SESSION_EXPIRY_S = 86400  # how long a broker keeps requests for a box that is off
+INFLIGHT = 10  # QoS 1 messages of ours without PUBACK; HiveMQ's smallest receive maximum
+
+
+class Incoming(Struct, frozen=True, kw_only=True):
+    """A message as it came; the last three are known on MQTT 5 only."""
+
+    topic: str
+    payload: bytes
+    mid: int
+    qos: int
+    retain: bool
+    dup: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    expiry_s: int | None = None
+
+
+class Connection:
+    """From CONNECT to the end of one TCP connection; another attempt needs another object.
+
+    All methods belong to the event loop's thread; only the dialling, which blocks, runs in its own.
+    """
+
+    def __init__(self, endpoint: Endpoint, on_message: Callable[[Connection, Incoming], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._endpoint = endpoint
+        self._on_message = on_message
+        self._fd = -1
+        self._tick: asyncio.TimerHandle | None = None
+        self._connack: asyncio.Future[bool] = self._loop.create_future()
+        self._pubacks: dict[int, asyncio.Future[str]] = {}
+        self._subacks: dict[int, asyncio.Future[list[bool]]] = {}
+        self.closed: asyncio.Future[str] = self._loop.create_future()  # why
+        self.max_packet_bytes: int | None = None  # the broker's, when it names one
+        self._client = self._build(endpoint)
+
+    @property
+    def version(self) -> str:
+        return self._endpoint.version
+
+    @property
+    def alive(self) -> bool:
+        return self._fd >= 0
+
+    @property
+    def congested(self) -> bool:
+        """Packets wait for the socket to take them."""
+        return self._client.want_write()
+
+    async def open(self) -> bool:
+        """Connect; True when the broker kept the session. Raises BrokerUnreachable or BrokerRefused."""
+        try:
+            await self._dial()
+            stream = self._client.socket()
+            if stream is None:
+                raise BrokerUnreachable("the connection was lost while it was made")
+            self._fd = stream.fileno()
+            self._loop.add_reader(self._fd, self._readable)
+            self._writable()
+            self._keep_alive()
+            return await asyncio.wait_for(asyncio.shield(self._connack), CONNACK_TIMEOUT_S)
+        except TimeoutError:
+            raise BrokerUnreachable(
+                f"it took the connection but sent no CONNACK in {CONNACK_TIMEOUT_S:.0f} s",
+                hint="is that port an MQTT broker, and does it expect TLS?",
+            ) from None
+        finally:
+            if not self._connack.done() or self._connack.cancelled() or self._connack.exception():
+                self.abandon("it was never made")
+
+    async def subscribe(self, filters: Iterable[tuple[str, int]]) -> list[str]:
+        """Subscribe; the filters that the broker refused."""
+        wanted = list(filters)
+        asked: list[Any] = [
+            (topic, SubscribeOptions(qos=qos) if self.version == "5" else qos) for topic, qos in wanted
+        ]
+        _, mid = self._client.subscribe(asked)
+        if mid is None:
+            return []
+        self._subacks[mid] = self._loop.create_future()
+        try:
+            granted = await asyncio.wait_for(self._subacks[mid], PUBACK_TIMEOUT_S)
+        except TimeoutError:
+            self.abandon(f"the broker did not confirm the subscriptions in {PUBACK_TIMEOUT_S:.0f} s")
+            return []
+        finally:
+            self._subacks.pop(mid, None)
+        return [topic for (topic, _), good in zip(wanted, granted, strict=False) if not good]
+
+    def send(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Publish at QoS 0; False when there is no connection."""
+        if not self.alive:
+            return False
+        return self._client.publish(topic, payload, qos=0, retain=retain).rc == paho.MQTT_ERR_SUCCESS
+
+    async def deliver(
+        self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None
+    ) -> str | None:
+        """Publish at QoS 1 and wait for the PUBACK.
+
+        Returns "" when the broker took it, the broker's reason when it refused it for good (trying again
+        would end the same), and None when the connection ended before either.
+        """
+        if not self.alive:
+            return None
+        properties = None
+        if correlation is not None and self.version == "5":
+            properties = _properties(PacketTypes.PUBLISH, CorrelationData=correlation)
+        info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        if info.rc != paho.MQTT_ERR_SUCCESS:
+            self.abandon(f"publishing failed: {paho.error_string(info.rc)}")
+            return None
+        answer: asyncio.Future[str] = self._loop.create_future()
+        self._pubacks[info.mid] = answer
+        ended = self.closed
+        try:
+            await asyncio.wait({answer, ended}, timeout=PUBACK_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._pubacks.pop(info.mid, None)
+        if answer.done():
+            return answer.result()
+        if not ended.done():
+            self.abandon(f"the broker did not confirm a message in {PUBACK_TIMEOUT_S:.0f} s")
+        return None
+
+    def acknowledge(self, mid: int) -> None:
+        """PUBACK the message ``mid`` that this connection delivered."""
+        if self.alive:
+            self._client.ack(mid, 1)
+
+    async def close(self) -> None:
+        """DISCONNECT, so that the broker keeps the will to itself, then end the connection."""
+        if self.alive:
+            self._client.disconnect()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self.closed), GOODBYE_TIMEOUT_S)
+        self.abandon("closed here")
+
+    def abandon(self, reason: str) -> None:
+        """End the connection at once, without a DISCONNECT: the broker publishes the will."""
+        self._unwatch()
+        if self._tick is not None:
+            self._tick.cancel()
+        stream = self._client.socket()
+        if stream is not None:
+            stream.close()
+        if not self._connack.done():
+            self._connack.set_exception(BrokerUnreachable(reason))
+            self._connack.exception()  # read here: nobody may be waiting for it any more
+        for waiting in self._subacks.values():
+            if not waiting.done():
+                waiting.set_result([])
+        if not self.closed.done():
+            self.closed.set_result(reason)
+
+    # --- paho's side ------------------------------------------------------------------------
+
+    def _build(self, endpoint: Endpoint) -> paho.Client:
+        five = endpoint.version == "5"
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=endpoint.client_id,
+            clean_session=None if five else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.connect_timeout = DIAL_TIMEOUT_S
+        client.max_inflight_messages = INFLIGHT
+        client.will_set(endpoint.will_topic, endpoint.will_payload, qos=1, retain=True)
+        if endpoint.username:
+            client.username_pw_set(endpoint.username, endpoint.password)
+        if endpoint.tls is not None:
+            client.tls_set_context(endpoint.tls)
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_message = self._message
+        client.on_publish = self._published
+        client.on_subscribe = self._subscribed
+        client.on_socket_register_write = self._wants_write
+        client.on_socket_close = self._socket_closes
+        return client
+
+    async def _dial(self) -> None:
+        """The blocking part of connecting, in a daemon thread: the process may end while it waits."""
+        done: asyncio.Future[OSError | ValueError | None] = self._loop.create_future()
+
+        def settle(outcome: OSError | ValueError | None) -> None:
+            if not done.done():
+                done.set_result(outcome)
+
+        def dial() -> None:
+            outcome: OSError | ValueError | None = None
+            try:
+                self._connect()
+            except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
+                outcome = error
+            stream = self._client.socket()
+            if self.closed.done() and stream is not None:  # given up while it was made
+                stream.close()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(settle, outcome)
+
+        threading.Thread(target=dial, name="edged-mqtt-dial", daemon=True).start()
+        failed = await done
+        if failed is not None:
+            raise unreachable(failed)
+
+    def _connect(self) -> None:
+        endpoint = self._endpoint
+        if endpoint.version != "5":
+            self._client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s)
+            return
+        properties = _properties(
+            PacketTypes.CONNECT,
+            SessionExpiryInterval=SESSION_EXPIRY_S,
+            ReceiveMaximum=max(1, min(65535, endpoint.receive_maximum)),
+            MaximumPacketSize=endpoint.max_packet_bytes,
+        )
+        self._client.connect(
+            endpoint.host, endpoint.port, endpoint.keepalive_s, clean_start=False, properties=properties
+        )
+
+    def _readable(self) -> None:
+        """Read what the socket has; with TLS also what was decrypted already and wakes no one."""
+        try:
+            self._client.loop_read()
+            stream: Any = self._client.socket()
+            while stream is not None and hasattr(stream, "pending") and stream.pending():
+                self._client.loop_read()
+                stream = self._client.socket()
+        except Exception as error:  # noqa: BLE001 - a task root: bytes of a peer pass through paho's parser
+            self.abandon(f"the broker sent something that is not MQTT ({type(error).__name__})")
+
+    def _writable(self) -> None:
+        self._client.loop_write()
+        if self._fd >= 0:
+            if self._client.want_write():
+                self._loop.add_writer(self._fd, self._writable)
+            else:
+                self._loop.remove_writer(self._fd)
+
+    def _keep_alive(self) -> None:
+        self._client.loop_misc()
+        if self.alive:
+            interval_s = max(1.0, self._endpoint.keepalive_s / 4)
+            self._tick = self._loop.call_later(interval_s, self._keep_alive)
+
+    def _unwatch(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
+            self._fd = -1
+
+    def _wants_write(self, *_: Any) -> None:
+        # While dialling (in another thread) the descriptor is not ours yet; open() writes what waits.
+        if self._fd >= 0:
+            self._loop.add_writer(self._fd, self._writable)
+
+    def _socket_closes(self, *_: Any) -> None:
+        self._unwatch()
+
+    def _connected(self, _c: Any, _u: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if self._connack.done():
+            return
+        if not reason.is_failure:
+            self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+            self._connack.set_result(bool(flags.session_present))
+        else:
+            self._connack.set_exception(refused(str(reason)))
+
+    def _disconnected(self, _c: Any, _u: Any, _flags: Any, reason: Any, _p: Any) -> None:
+        self.abandon(str(reason))
+
+    def _message(self, _c: Any, _u: Any, message: Any) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        properties = message.properties
+        incoming = Incoming(
+            topic=topic,
+            payload=bytes(message.payload),
+            mid=message.mid,
+            qos=message.qos,
+            retain=message.retain,
+            dup=message.dup,
+            response_topic=getattr(properties, "ResponseTopic", None),
+            correlation=getattr(properties, "CorrelationData", None),
+            expiry_s=getattr(properties, "MessageExpiryInterval", None),
+        )
+        # paho holds a lock around its callbacks: whoever hears this must be free to publish.
+        self._loop.call_soon(self._on_message, self, incoming)
+
+    def _published(self, _c: Any, _u: Any, mid: int, reason: Any, _p: Any) -> None:
+        answer = self._pubacks.get(mid)
+        if answer is not None and not answer.done():
+            answer.set_result(str(reason) if reason.is_failure else "")
+
+    def _subscribed(self, _c: Any, _u: Any, mid: int, reasons: Any, _p: Any) -> None:
+        answer = self._subacks.get(mid)
+        if answer is not None and not answer.done():
+            answer.set_result([not reason.is_failure for reason in reasons])
+
+
+def _properties(packet: int, **values: Any) -> Properties:
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties

@@ -1,0 +1,42 @@
+"""Reads the broker password from where the configuration says it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edged.transports.mqtt.errors import BrokerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_PASSWORD_BYTES = 65535  # the most an MQTT CONNECT can carry
+
+
+def read_password(name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The password in the file ``name``, without the line end that editors add.
+
+    A relative name is a systemd credential: a file of ``$CREDENTIALS_DIRECTORY``. It is read at each
+    attempt to connect, so that a corrected password needs no restart. Raises BrokerUnreachable.
+    """
+    if not name:
+        return ""
+    path = Path(environ.get("CREDENTIALS_DIRECTORY", ".")) / name
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_PASSWORD_BYTES + 3)
+        password = raw.decode().rstrip("\r\n")
+    except OSError as error:
+        raise _unusable(path, f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _unusable(path, "is not UTF-8 text") from None
+    if not password or len(password.encode()) > MAX_PASSWORD_BYTES:
+        raise _unusable(path, f"must hold 1 to {MAX_PASSWORD_BYTES} bytes")
+    return password
+
+
+def _unusable(path: Path, problem: str) -> BrokerUnreachable:
+    return BrokerUnreachable(
+        f"mqtt.password_file {path} {problem}", hint="write the password into that file, mode 0600"
+    )

@@ -1,0 +1,131 @@
+"""Where things are published and heard, and the policy on where answers may go (pure)."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from edged.api.errors import BadRequest
+from edged.api.requests import ID_PATTERN
+
+MAX_REPLY_TOPIC_BYTES = 256  # the longest topic AWS IoT Core takes, and far more than a person types
+_OP_PATTERN = re.compile(r"[a-z_]{1,32}")
+
+
+class Ask(Struct, frozen=True):
+    """Plain text in, plain text out."""
+
+
+class RequestTopic(Struct, frozen=True):
+    """``op`` is a well-formed segment; whether it names an operation is the codec's matter."""
+
+    client: str
+    op: str
+
+
+class CancelTopic(Struct, frozen=True):
+    client: str
+
+
+Inbound: TypeAlias = Ask | RequestTopic | CancelTopic
+
+
+class Topics(Struct, frozen=True):
+    """Every topic of one node; ``base`` may itself have levels ("site/hall/edged")."""
+
+    base: str
+    node: str
+
+    @property
+    def root(self) -> str:
+        return f"{self.base}/{self.node}"
+
+    @property
+    def status(self) -> str:
+        return f"{self.root}/status"
+
+    @property
+    def info(self) -> str:
+        return f"{self.root}/info"
+
+    @property
+    def health(self) -> str:
+        return f"{self.root}/health"
+
+    @property
+    def answer(self) -> str:
+        return f"{self.root}/answer"
+
+    def response(self, client: str, op: str) -> str:
+        return f"{self.root}/response/{client}/{op}"
+
+    def stream(self, client: str) -> str:
+        return f"{self.root}/stream/{client}"
+
+    @property
+    def subscriptions(self) -> tuple[tuple[str, int], ...]:
+        """(filter, QoS) of everything this node hears.
+
+        ``cancel`` is heard at QoS 0 whatever QoS it was published with: with as many unanswered
+        requests as the receive maximum allows, a broker would hold a QoS 1 message back until one of
+        them is answered, which is what cancelling is meant to shorten. A late cancel is worth nothing.
+        """
+        return (
+            (f"{self.root}/ask", 1),
+            (f"{self.root}/request/+/+", 1),
+            (f"{self.root}/cancel/+", 0),
+        )
+
+    def parse(self, topic: str) -> Inbound | None:
+        """What a message on ``topic`` is; None when its client or op segment is not well-formed."""
+        rest = topic.removeprefix(f"{self.root}/")
+        if rest == topic:
+            return None
+        match rest.split("/"):
+            case ["ask"]:
+                return Ask()
+            case ["request", client, op] if ID_PATTERN.fullmatch(client) and _OP_PATTERN.fullmatch(op):
+                return RequestTopic(client, op)
+            case ["cancel", client] if ID_PATTERN.fullmatch(client):
+                return CancelTopic(client)
+        return None
+
+    def check_reply(self, topic: str, *, own: str, prefixes: tuple[str, ...], field: str) -> str:
+        """``topic`` if an answer may go there; raises BadRequest naming ``field`` and the broken rule.
+
+        ``own`` is the requester's ordinary place: itself and everything below it is allowed. Besides it,
+        only what lies at or below one of ``prefixes``, and never another topic below ``base``: an answer
+        must not become a request, a cancel or somebody else's answer, on this node or another.
+        """
+        broken = _malformed(topic)
+        if broken:
+            raise BadRequest(f"{field}: {broken}")
+        if _at_or_below(topic, own):
+            return topic
+        if _at_or_below(topic, self.base) or not any(_at_or_below(topic, prefix) for prefix in prefixes):
+            raise BadRequest(
+                f"{field}: answers go to {own} or below it, or below a prefix of mqtt.reply_prefixes"
+            )
+        return topic
+
+
+def _malformed(topic: str) -> str:
+    """Which rule of MQTT topic names (or ours) ``topic`` breaks; empty when none."""
+    if not topic:
+        return "must not be empty"
+    if topic.startswith("$"):
+        return "must not start with $"
+    if re.search(r"[+#]", topic):
+        return "must not contain a wildcard (+ or #)"
+    if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]", topic):
+        return "must not contain control characters"
+    if len(topic.encode()) > MAX_REPLY_TOPIC_BYTES:
+        return f"must have at most {MAX_REPLY_TOPIC_BYTES} bytes"
+    return ""
+
+
+def _at_or_below(topic: str, prefix: str) -> bool:
+    whole = prefix.rstrip("/")
+    return bool(whole) and (topic == whole or topic.startswith(f"{whole}/"))

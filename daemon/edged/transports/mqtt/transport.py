@@ -1,0 +1,228 @@
+"""Keeps a connection to the broker for as long as the daemon runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import time
+from typing import TYPE_CHECKING, Any
+
+from edged.api.errors import EdgeError
+from edged.api.status import Condition
+from edged.transports.mqtt.backoff import Backoff
+from edged.transports.mqtt.codec import max_payload_bytes
+from edged.transports.mqtt.connection import Connection
+from edged.transports.mqtt.credentials import read_password
+from edged.transports.mqtt.desk import Desk
+from edged.transports.mqtt.endpoint import Endpoint
+from edged.transports.mqtt.errors import BrokerRefused, BrokerUnreachable, VersionRefused
+from edged.transports.mqtt.line import Line
+from edged.transports.mqtt.presence import HEALTH_INTERVAL_S, OFFLINE, Presence
+from edged.transports.mqtt.topics import Topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edged.api.config import Mqtt
+    from edged.transports.port import Service
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 2.0  # answers that are finished but not yet confirmed, at a stop
+FAREWELL_S = 1.0  # the "offline" of a clean stop and its PUBACK
+
+
+class MqttTransport:
+    """``start`` returns at once: a missing broker is a condition, never a reason not to serve."""
+
+    def __init__(
+        self,
+        config: Mqtt,
+        node: str,
+        service: Service,
+        *,
+        uniform: Callable[[float, float], float] = random.uniform,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._client_id = f"edged-{node}"
+        self._service = service
+        self._clock = clock
+        self._backoff = Backoff(uniform)
+        self._version: str = config.version
+        self._topics = Topics(config.base, node)
+        self._line = Line(clock)
+        self._desk = Desk(self._topics, config, service, self._line, clock=clock)
+        self._presence = Presence(self._topics, service, clock=clock)
+        self._changed = asyncio.Event()
+        self._trouble: EdgeError | None = BrokerUnreachable("no attempt was made yet")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """The broker accepted us, and the connection has not ended."""
+        return self._line.connection is not None and self._line.connection.alive
+
+    @property
+    def address(self) -> str:
+        return f"{self._config.host}:{self._config.port}"
+
+    def condition(self) -> Condition | None:
+        """What is wrong between this box and its broker; None when nothing is."""
+        if self._trouble is None:
+            return None
+        verb = "refuses" if isinstance(self._trouble, BrokerRefused) else "cannot be reached from"
+        return Condition(
+            code=self._trouble.code,
+            severity="warning",
+            message=f"the MQTT broker at {self.address} {verb} this box: {self._trouble.message}",
+            hint=self._trouble.hint,
+        )
+
+    def service_changed(self) -> None:
+        """The model became ready or unready: tell those who watch status and info."""
+        self._changed.set()
+
+    async def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="mqtt")
+
+    async def drain(self) -> None:
+        """Take nothing new and say so; what arrives from now on stays with the broker."""
+        self._desk.close()
+        self._presence.leaving = True
+        connection = self._line.connection
+        if connection is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._presence.tell(connection), FAREWELL_S)
+
+    async def stop(self) -> None:
+        """Let finished answers out, say "offline", disconnect; bounded, whatever the broker does."""
+        self._desk.close()
+        self._presence.leaving = True
+        await self._desk.settle(SETTLE_S if self.connected else 0.0)
+        connection = self._line.connection
+        if connection is not None and connection.alive:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    connection.deliver(self._topics.status, OFFLINE, retain=True), FAREWELL_S
+                )
+            await connection.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- the loop of connections --------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if await self._attempt():
+                    continue
+            except EdgeError as error:
+                self._note(error)
+            except Exception:  # a task root: whatever broke, the next attempt may work
+                log.exception("mqtt connection failed inside edged")
+                self._note(BrokerUnreachable("a defect of edged; its log has the details"))
+            await asyncio.sleep(self._backoff.next_s())
+
+    async def _attempt(self) -> bool:
+        """One connection from its birth to its end; True when the next should follow at once."""
+        connection = Connection(self._endpoint(), self._desk.receive)
+        try:
+            resumed = await connection.open()
+            self._line.raised(connection)
+            began_s = self._clock()
+            log.info(
+                "mqtt connected to %s version=%s session_resumed=%s", self.address, self._version, resumed
+            )
+            await self._serve(connection)
+            self._backoff.connected_for(self._clock() - began_s)
+        except VersionRefused:
+            if self._version != "5":
+                raise
+            log.info("mqtt broker %s does not speak MQTT 5, going on with 3.1.1", self.address)
+            self._version = "3.1.1"
+            return True
+        finally:
+            self._line.dropped()
+            connection.abandon("stopped")
+        raise _ended(await connection.closed)
+
+    async def _serve(self, connection: Connection) -> None:
+        """Subscribe, then publish what changes until the connection ends."""
+        refused = await connection.subscribe(self._topics.subscriptions)
+        self._trouble = _not_allowed(refused) if refused else None
+        if refused:
+            log.warning("mqtt broker %s refused the subscription %s", self.address, ", ".join(refused))
+        self._presence.forget()
+        health = asyncio.create_task(self._report_health(connection), name="mqtt-health")
+        try:
+            while connection.alive:
+                self._changed.clear()
+                await self._presence.tell(connection)
+                changed = asyncio.ensure_future(self._changed.wait())
+                events: set[asyncio.Future[Any]] = {changed, connection.closed}
+                await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+        finally:
+            health.cancel()
+            await asyncio.gather(health, return_exceptions=True)
+
+    async def _report_health(self, connection: Connection) -> None:
+        while connection.alive:
+            self._presence.tell_health(connection)
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+
+    def _endpoint(self) -> Endpoint:
+        config = self._config
+        largest = max_payload_bytes(self._service.limits)
+        return Endpoint(
+            host=config.host,
+            port=config.port,
+            version=self._version,
+            client_id=self._client_id,
+            keepalive_s=config.keepalive_s,
+            will_topic=self._topics.status,
+            will_payload=OFFLINE,
+            receive_maximum=self._service.capacity,
+            # Twice the limit, so that a request which is merely too large gets an answer that says so.
+            max_packet_bytes=2 * largest,
+            username=config.username,
+            password=read_password(config.password_file) if config.username else "",
+            tls=_tls(config.ca_file) if config.ca_file else None,
+        )
+
+    def _note(self, error: EdgeError) -> None:
+        """Keep the trouble for `condition`, and log it when it is news."""
+        news = self._trouble is None or self._trouble.message != error.message
+        self._trouble = error
+        found = self.condition()
+        if news and found is not None:
+            log.warning("%s (%s)", found.message, found.hint or "trying again by itself")
+
+
+def _tls(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError, a file that is no certificate, is one too
+        raise BrokerUnreachable(
+            f"mqtt.ca_file {ca_file} cannot be used: {error.strerror or error}",
+            hint="it must be the PEM file of the authority that signed the broker's certificate",
+        ) from None
+
+
+def _ended(reason: str) -> EdgeError:
+    if "taken over" in reason.lower():
+        return BrokerRefused(
+            "another client connected with our client id", hint="give each box its own `node` in edged.toml"
+        )
+    return BrokerUnreachable(f"the connection ended: {reason}")
+
+
+def _not_allowed(filters: list[str]) -> BrokerRefused:
+    return BrokerRefused(
+        f"it does not let us subscribe to {', '.join(filters)}", hint="allow these topics in the broker's ACL"
+    )

@@ -145,6 +145,13 @@ def test_a_truncated_body_is_resumed(store, server):
     assert server.ranges() == [None, "bytes=1200000-", "bytes=2400000-"]
 
 
+def test_a_body_without_a_length_that_ends_early_is_resumed(store, server):
+    server.script = [without_length(PAYLOAD[:1_200_000])]
+    fetch(store, wanted(server.url()))
+    assert is_stored(store)
+    assert server.ranges() == [None, "bytes=1200000-"]
+
+
 def test_progress_begins_the_count_of_attempts_anew(store, server):
     server.default = cuts_after(QUICK.progress_bytes // 4)
     limits = Limits(

@@ -36,6 +36,12 @@ class Unreachable(EdgeError):
     retryable = True
 
 
+class Unauthorized(EdgeError):
+    """The daemon or broker wants a key or password, or another one."""
+
+    code = "unauthorized"
+
+
 class Unhealthy(EdgeError):
     """The daemon answers, but not as it should."""
 
@@ -91,6 +97,12 @@ class DataInvalid(EdgeError):
     code = "data"
 
 
+class CommandFailed(EdgeError):
+    """A program of the system (systemctl, loginctl) refused or did not end; the message has its words."""
+
+    code = "command"
+
+
 class ConfirmationNeeded(EdgeError):
     """The command would change something and was not told to go on."""
 
@@ -101,10 +113,11 @@ class ConfirmationNeeded(EdgeError):
 EXIT_CODES: dict[str, int] = {
     "internal": 1, "data": 1,
     "usage": 2, "not_found": 2, "bad_request": 2, "too_large": 2, "config": 2, "confirmation": 2,
+    "unauthorized": 2,
     "nothing_fits": 3, "no_space": 3, "storage": 3,
     "device_unsupported": 4,
     "unreachable": 5,
-    "unhealthy": 6, "engine_lost": 6, "model": 6, "port_in_use": 6,
+    "unhealthy": 6, "engine_lost": 6, "model": 6, "port_in_use": 6, "command": 6,
     "rolled_back": 7,
     "rollback_failed": 8,
     "integrity": 9,

@@ -24,6 +24,7 @@ EXPLANATIONS: dict[str, str] = {
     "model.mmap": "Map the file instead of copying it, so that the kernel may drop and re-read its pages.",
     "model.repack": "Faster weight layout at the price of memory; auto lets the self-test decide.",
     "model.thinking": "Whether models that can think aloud do so when a request does not say.",
+    "model.system": "System message of a chat that brings none; empty adds none.",
     "model.sampling": "How tokens are drawn when a request does not say; unset keys take the model's preset.",
     "model.sampling.temperature": "Randomness; 0 always takes the likeliest token.",
     "model.sampling.top_p": "Draw only from the likeliest tokens that together have this probability.",

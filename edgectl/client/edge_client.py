@@ -1,0 +1,191 @@
+"""The public client: one box, the same calls over HTTP and MQTT."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Self, TypedDict
+
+import msgspec
+
+from edgectl.client.address import HttpAddress, parse
+from edgectl.client.answer import Answer, AnswerStream
+from edgectl.errors import Usage
+from edged.api.errors import BadRequest
+from edged.api.requests import ID_PATTERN, Message, Request, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Unpack
+
+    from edgectl.client.port import Transport
+    from edged.api.status import Info, Status
+
+DEFAULT_TIMEOUT_S = 120.0  # a long prompt on a slow board takes a minute before its first token
+
+
+class Options(TypedDict, total=False):
+    """What every call may set; what is left out is the box's own default.
+
+    ``thinking`` lets models that can think aloud do so. ``ttl_s`` is how long the request is worth
+    answering. ``priority`` goes from 0 (background) to 9 (urgent).
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repeat_penalty: float | None
+    seed: int | None
+    stop: Iterable[str]
+    thinking: bool | None
+    ttl_s: float | None
+    priority: int
+    timeout_s: float | None
+
+
+class EdgeClient:
+    """A box that runs edged, reached at ``url``.
+
+    ``http://HOST:PORT`` and ``https://HOST`` take an ``api_key``; ``mqtt://[USER@]HOST[:PORT][/BASE/NODE]``
+    and ``mqtts://`` (TLS) take the broker's ``password``. Without a node, the only one below the base is
+    taken. ``ca_file`` names the certificate authority to trust instead of the system's.
+
+    ``timeout_s`` bounds every wait: for the whole answer of `generate` and `chat`, for the next piece of a
+    stream. When it runs out, or the wait is interrupted, the request is cancelled on the box.
+
+    ``client`` is the name the box files MQTT requests under (a topic segment, for broker ACLs); by default
+    each object has a new one. Nothing is connected before the first call. One object may be used from
+    several threads.
+
+    Raises what the box says (the leaves of `edged.api.errors`; Busy has ``retry_after_s``), Unreachable when
+    nothing answers, Expired when an answer took longer than ``timeout_s``, Unhealthy when what came back
+    makes no sense, and Usage for a bad address.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        password: str | None = None,
+        ca_file: Path | str | None = None,
+        client: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        if not timeout_s > 0:
+            raise Usage(f"timeout_s must be above 0, not {timeout_s}")
+        if client is not None and not ID_PATTERN.fullmatch(client):
+            raise Usage(f"client {client!r}: 1 to 64 characters of A-Z a-z 0-9 . _ : - are allowed")
+        self.url = url
+        self.timeout_s = timeout_s
+        self._client = client or f"edgectl-{secrets.token_hex(6)}"
+        authority = str(ca_file) if ca_file else None
+        address = parse(url)
+        self._transport: Transport
+        if isinstance(address, HttpAddress):
+            from edgectl.client.http import HttpTransport
+
+            self._transport = HttpTransport(address, api_key=api_key, ca_file=authority)
+        else:
+            from edgectl.client.mqtt import MqttTransport
+
+            self._transport = MqttTransport(
+                address, client=self._client, shared=client is not None, password=password, ca_file=authority
+            )
+
+    def generate(
+        self, prompt: str, *, system: str | None = None, raw: bool = False, **options: Unpack[Options]
+    ) -> Answer:
+        """Answer ``prompt``; ``raw`` gives it to the model as it is, without the chat template."""
+        return self._answer(self._of_prompt(prompt, system, options, raw=raw), options)
+
+    def stream(
+        self, prompt: str, *, system: str | None = None, raw: bool = False, **options: Unpack[Options]
+    ) -> AnswerStream:
+        """Like `generate`, piece by piece as the answer is written."""
+        return self._stream(self._of_prompt(prompt, system, options, raw=raw), options)
+
+    def chat(self, messages: Iterable[Message | Mapping[str, str]], **options: Unpack[Options]) -> Answer:
+        """Answer the last of ``messages``; each is a Message or has "role" and "content"."""
+        return self._answer(self._of_messages(messages, options), options)
+
+    def stream_chat(
+        self, messages: Iterable[Message | Mapping[str, str]], **options: Unpack[Options]
+    ) -> AnswerStream:
+        """Like `chat`, piece by piece as the answer is written."""
+        return self._stream(self._of_messages(messages, options), options)
+
+    def status(self) -> Status:
+        """The state of the box now: queue, speed, memory, conditions."""
+        return self._transport.status(self.timeout_s)
+
+    def info(self) -> Info:
+        """What the box is: model, limits, version."""
+        return self._transport.info(self.timeout_s)
+
+    def close(self) -> None:
+        """Let go of connections and threads; what is still being answered is cancelled."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answer(self, request: Request, options: Options) -> Answer:
+        timeout_s = options.get("timeout_s") or self.timeout_s
+        return AnswerStream(self._transport.submit(request, stream=False, timeout_s=timeout_s)).read()
+
+    def _stream(self, request: Request, options: Options) -> AnswerStream:
+        timeout_s = options.get("timeout_s") or self.timeout_s
+        return AnswerStream(self._transport.submit(request, stream=True, timeout_s=timeout_s))
+
+    def _of_prompt(self, prompt: str, system: str | None, options: Options, *, raw: bool) -> Request:
+        if not raw:
+            said = [] if system is None else [Message(role="system", content=system)]
+            return self._of_messages([*said, Message(role="user", content=prompt)], options)
+        if system is not None or options.get("thinking") is not None:
+            raise BadRequest(
+                "raw: the prompt is given as it is, so it takes no system message and no thinking"
+            )
+        return self._request(options, prompt=prompt)
+
+    def _of_messages(self, messages: Iterable[Message | Mapping[str, str]], options: Options) -> Request:
+        try:
+            said = msgspec.convert(
+                [msgspec.to_builtins(message) for message in messages], tuple[Message, ...]
+            )
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"messages: {error}") from None
+        return self._request(options, messages=said)
+
+    def _request(self, options: Options, *, messages: tuple[Message, ...] = (), prompt: str = "") -> Request:
+        stop = options.get("stop") or ()
+        sampling = {name: options.get(name) for name in Sampling.__struct_fields__}
+        try:
+            return msgspec.convert(
+                {
+                    "id": secrets.token_hex(8),
+                    "client": self._client,
+                    "op": "chat" if messages else "generate",
+                    "messages": messages,
+                    "prompt": prompt,
+                    "max_tokens": options.get("max_tokens"),
+                    "stop": (stop,) if isinstance(stop, str) else tuple(stop),
+                    "sampling": sampling,
+                    "thinking": options.get("thinking"),
+                    "ttl_s": options.get("ttl_s"),
+                    "priority": options.get("priority", 5),
+                },
+                Request,
+            )
+        except msgspec.ValidationError as error:
+            raise BadRequest(str(error).replace(" - at `$.", ": `")) from None

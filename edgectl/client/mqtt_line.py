@@ -1,0 +1,272 @@
+"""The client's connection to the broker: made once, kept up, and taken down without a trace.
+
+paho's thread calls the ``_on_*`` methods. They and everybody else hold ``_changed`` only for a moment and
+never while they call paho, whose own locks are held during callbacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgectl.errors import EdgeError, Unauthorized, Unreachable, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from edgectl.client.address import MqttAddress
+
+DIAL_TIMEOUT_S = 5.0
+CONNACK_TIMEOUT_S = 10.0  # a broker may ask a directory server first
+SUBACK_TIMEOUT_S = 10.0
+GOODBYE_TIMEOUT_S = 2.0
+KEEPALIVE_S = 30
+RECONNECT_S = (1, 8)  # first and longest pause between attempts
+MAX_KEPT = 1024  # retained messages: one info for each node below a base
+
+# Refusals that mean "who are you" in MQTT 5 (3.2.2.2) and 3.1.1 (3.2.2.3), in paho's words.
+_AUTH_REASONS = frozenset(
+    {"Not authorized", "Bad user name or password", "Banned", "Bad authentication method"}
+)
+
+
+class _VersionRefused(Exception):
+    """The broker does not speak the version that was tried."""
+
+
+class Line:
+    """A connection that is made again when it is lost, until it is closed.
+
+    ``on_reply`` gets every message first and says whether it was one; ``on_up`` and ``on_down`` tell of
+    the connection, ``on_refused`` of messages the broker will not have (MQTT 5 only).
+    """
+
+    def __init__(
+        self, address: MqttAddress, *, client: str, password: str | None, tls: ssl.SSLContext | None
+    ) -> None:
+        self._address = address
+        self._client_id = client
+        self._password = password
+        self._tls = tls
+        self._changed = threading.Condition()
+        self._paho: paho.Client | None = None
+        self._refusal = ""
+        self._ended = False  # the connection that is being made was closed by the broker
+        self._connected = False
+        self._made = False  # there was a connection; from then on paho makes it again when it is lost
+        self._filters: dict[str, int] = {}
+        self._subacks: dict[int, list[str]] = {}
+        self._refused: dict[int, str] = {}
+        self.kept: dict[str, bytes] = {}  # topic → last payload, of everything that is no reply
+        self.on_reply: Callable[[str, bytes], bool] = lambda _topic, _payload: False
+        self.on_up: Callable[[], None] = lambda: None
+        self.on_down: Callable[[], None] = lambda: None
+        self.on_refused: Callable[[int, str], None] = lambda _mid, _why: None
+
+    def open(self) -> None:
+        """Connect with MQTT 5, or 3.1.1 where that is refused. Raises Unreachable or Unauthorized."""
+        try:
+            self._attempt(MQTTProtocolVersion.MQTTv5)
+        except _VersionRefused:
+            try:
+                self._attempt(MQTTProtocolVersion.MQTTv311)
+            except _VersionRefused:
+                raise self._unreachable("the broker closes the connection at once") from None
+
+    def subscribe(self, filters: Mapping[str, int]) -> None:
+        """Subscribe now and after every reconnect; raises Unreachable when the broker will not have it."""
+        self._filters.update(filters)
+        mid = self._send_subscribe(self._client(), filters.items())
+        with self._changed:
+            if not self._changed.wait_for(lambda: mid in self._subacks, SUBACK_TIMEOUT_S):
+                raise self._unreachable("the broker does not confirm the subscription")
+            failed = [topic for topic, why in zip(filters, self._subacks.pop(mid), strict=False) if why]
+        if failed:
+            raise Unauthorized(
+                f"the broker does not let this client hear {failed[0]}",
+                hint="its access rules must allow <base>/<node>/{response,stream}/<client> and .../status",
+            )
+
+    def publish(self, topic: str, payload: bytes, *, expiry_s: float | None = None) -> int:
+        """Send at QoS 1, now or after the reconnect; the message id, as `on_refused` names it."""
+        client = self._client()
+        properties = None
+        if expiry_s is not None and client.protocol == MQTTProtocolVersion.MQTTv5:
+            properties = _properties(PacketTypes.PUBLISH, MessageExpiryInterval=max(1, math.ceil(expiry_s)))
+        return client.publish(topic, payload, qos=1, properties=properties).mid
+
+    def refusal(self, mid: int) -> str:
+        """Why the broker refused message ``mid``; empty when it did not (yet)."""
+        return self._refused.pop(mid, "")
+
+    def wait_for(self, what: Callable[[Mapping[str, bytes]], bool], timeout_s: float) -> bool:
+        """Wait until ``what`` holds for the kept messages; whether it does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: what(self.kept), timeout_s)
+
+    def close(self) -> None:
+        """Say goodbye, for a bounded time, and end the thread; may be called twice."""
+        client, self._paho = self._paho, None
+        if client is None:
+            return
+        client.disconnect()
+        with self._changed:
+            gone = self._changed.wait_for(lambda: not self._connected, GOODBYE_TIMEOUT_S)
+        stream = client.socket()
+        if not gone and isinstance(stream, socket.socket):
+            with contextlib.suppress(OSError):  # a peer that takes nothing more is cut off
+                stream.shutdown(socket.SHUT_RDWR)
+        client.loop_stop()
+
+    # --- making a connection ------------------------------------------------------------------
+
+    def _attempt(self, version: MQTTProtocolVersion) -> None:
+        client = self._build(version)
+        self._paho, self._refusal, self._ended = client, "", False
+        try:
+            self._dial(client)
+            client.loop_start()
+            with self._changed:
+                done = self._changed.wait_for(lambda: self._connected or self._ended, CONNACK_TIMEOUT_S)
+            self._check_outcome(version, done=done)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_outcome(self, version: MQTTProtocolVersion, *, done: bool) -> None:
+        if self._connected:
+            return
+        if not done:
+            raise self._unreachable("something is there, but it does not answer as a broker does")
+        if self._refusal in _AUTH_REASONS:
+            raise Unauthorized(
+                f"the broker at {self._address} refuses this client: {self._refusal.lower()}",
+                hint="name the user in the address (mqtt://USER@HOST) and its password file with --key-file",
+            )
+        if self._refusal and version != MQTTProtocolVersion.MQTTv5:
+            raise self._unreachable(f"the broker refuses this client: {self._refusal.lower()}")
+        raise _VersionRefused  # brokers that know no MQTT 5 say so, or just close
+
+    def _dial(self, client: paho.Client) -> None:
+        options: dict[str, Any] = {}
+        if client.protocol == MQTTProtocolVersion.MQTTv5:
+            options["clean_start"] = True
+        try:
+            client.connect(self._address.host, self._address.port, KEEPALIVE_S, **options)
+        except ssl.SSLError as error:
+            raise self._unreachable(f"TLS failed ({error.reason or error})") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise self._unreachable(reason) from None
+
+    def _build(self, version: MQTTProtocolVersion) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=version,
+            clean_session=None if version == MQTTProtocolVersion.MQTTv5 else True,
+        )
+        client.connect_timeout = DIAL_TIMEOUT_S
+        client.reconnect_delay_set(*RECONNECT_S)
+        if self._address.username or self._password:
+            client.username_pw_set(self._address.username, self._password)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    def _unreachable(self, reason: str) -> EdgeError:
+        return Unreachable(
+            f"no connection to the broker at {self._address}: {reason}",
+            hint="is the broker running, and are host, port and mqtt:// or mqtts:// right?",
+        )
+
+    def _client(self) -> paho.Client:
+        if self._paho is None:
+            raise Usage("this client is closed", hint="make a new EdgeClient")
+        return self._paho
+
+    def _send_subscribe(self, client: paho.Client, filters: Iterable[tuple[str, int]]) -> int:
+        modern = client.protocol == MQTTProtocolVersion.MQTTv5
+        asked: list[Any] = [(topic, SubscribeOptions(qos=qos) if modern else qos) for topic, qos in filters]
+        _, mid = client.subscribe(asked)
+        return -1 if mid is None else mid
+
+    # --- what paho's thread tells -------------------------------------------------------------
+
+    def _on_connect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
+        with self._changed:
+            if reason.is_failure:
+                self._refusal = str(reason)
+            else:
+                self._connected = self._made = True
+            self._changed.notify_all()
+        if not reason.is_failure and self._filters:
+            self._send_subscribe(client, self._filters.items())
+            self.on_up()
+
+    def _on_disconnect(self, client: paho.Client, *_details: Any) -> None:
+        if not self._made:
+            client.disconnect()  # a first attempt that failed is not repeated here
+        with self._changed:
+            was, self._connected, self._ended = self._connected, False, True
+            self._changed.notify_all()
+        if was:
+            self.on_down()
+
+    def _on_subscribe(self, _client: Any, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
+        with self._changed:
+            self._subacks[mid] = [str(reason) if reason.is_failure else "" for reason in reasons]
+            self._changed.notify_all()
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        if self.on_reply(topic, bytes(message.payload)):
+            return
+        with self._changed:
+            if topic in self.kept or len(self.kept) < MAX_KEPT:
+                self.kept[topic] = bytes(message.payload)
+            self._changed.notify_all()
+
+    def _on_publish(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._refused[mid] = str(reason)
+            self.on_refused(mid, str(reason))
+
+
+def _properties(packet: int, **values: Any) -> Properties:
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """Raises Usage when ``ca_file`` cannot be used."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise Usage(f"the CA file {ca_file} cannot be used: {error}") from None
+
+
+def unique_id(client: str, *, shared: bool) -> str:
+    """The MQTT client identifier: two connections with the same one throw each other out."""
+    return f"{client}-{secrets.token_hex(3)}" if shared else client

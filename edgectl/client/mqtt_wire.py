@@ -1,0 +1,177 @@
+"""Requests and answers as edged's MQTT topics carry them. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from edgectl.errors import Unhealthy
+from edged.api.errors import BY_CODE, EdgeError, Internal
+from edged.api.events import Accepted, Delta, Finished, FinishReason, Timings, Usage
+
+if TYPE_CHECKING:
+    from edged.api.requests import Request
+
+MAX_PARTS = 65536  # parts of 256 bytes, the smallest limit in use, then make 16 MiB
+
+
+class Topics(Struct, frozen=True):
+    """The topics of one node and one client."""
+
+    base: str
+    node: str
+    client: str
+
+    @property
+    def root(self) -> str:
+        return f"{self.base}/{self.node}"
+
+    @property
+    def status(self) -> str:
+        return f"{self.root}/status"
+
+    @property
+    def info(self) -> str:
+        return f"{self.root}/info"
+
+    @property
+    def health(self) -> str:
+        return f"{self.root}/health"
+
+    @property
+    def responses(self) -> str:
+        return f"{self.root}/response/{self.client}/+"
+
+    @property
+    def stream(self) -> str:
+        return f"{self.root}/stream/{self.client}"
+
+    @property
+    def cancel(self) -> str:
+        return f"{self.root}/cancel/{self.client}"
+
+    def request(self, op: str) -> str:
+        return f"{self.root}/request/{self.client}/{op}"
+
+    def is_reply(self, topic: str) -> bool:
+        return topic == self.stream or topic.startswith(self.responses.removesuffix("+"))
+
+
+class _OnlyId(Struct, frozen=True):
+    id: str | None = None
+
+
+class _Told(Struct, frozen=True):
+    """A message of the stream topic."""
+
+    kind: str = ""
+    seq: int = 0
+    delta: str = ""
+    position: int = 0
+    eta_s: float | None = None
+
+
+class _Failure(Struct, frozen=True):
+    code: str = "internal"
+    message: str = ""
+    retry_after_s: float | None = None
+
+
+class Part(Struct, frozen=True):
+    """A message of a response topic: an answer, a numbered part of one, or a failure."""
+
+    ok: bool
+    part: int = 1
+    parts: int = 1
+    text: str = ""
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+    t_queue_ms: float = 0.0
+    t_first_ms: float = 0.0
+    t_total_ms: float = 0.0
+    error: _Failure = _Failure()
+
+
+def payload(request: Request, *, stream: bool) -> bytes:
+    """The JSON of ``request``; what it leaves open is left out, so that the box's defaults hold.
+
+    The same request always gives the same bytes: the box knows a repetition by them.
+    """
+    asked: dict[str, Any] = {
+        "id": request.id,
+        "messages": msgspec.to_builtins(request.messages) or None,
+        "prompt": request.prompt or None,
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop) or None,
+        "thinking": request.thinking,
+        "ttl_s": request.ttl_s,
+        "priority": None if request.priority == 5 else request.priority,
+        "stream": stream or None,
+        **msgspec.to_builtins(request.sampling),
+    }
+    return msgspec.json.encode({name: value for name, value in asked.items() if value is not None})
+
+
+def request_id(raw: bytes) -> str | None:
+    """The id of the request a message is about; None when it is about none of ours."""
+    try:
+        return msgspec.json.decode(raw, type=_OnlyId).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def told(raw: bytes, request: str) -> Accepted | Delta | None:
+    """A message of the stream topic; None for kinds that say nothing new."""
+    found = _decode(raw, _Told)
+    if found.kind == "accepted":
+        return Accepted(id=request, position=found.position, eta_s=found.eta_s)
+    if found.kind == "delta":
+        return Delta(id=request, seq=found.seq, text=found.delta)
+    return None
+
+
+class Parts:
+    """Collects the parts of one answer, in any order and any number of times."""
+
+    def __init__(self, request: str) -> None:
+        self._id = request
+        # Number of parts → those that are here. A repeated answer is cut differently when the broker's
+        # limit changed in between.
+        self._cuts: dict[int, dict[int, Part]] = {}
+
+    def add(self, raw: bytes) -> Finished | None:
+        """The answer when ``raw`` was the last part missing; raises the failure it is, or Unhealthy."""
+        part = _decode(raw, Part)
+        if not part.ok:
+            raise _error(part.error)
+        if not 1 <= part.part <= part.parts <= MAX_PARTS:
+            raise Unhealthy("the parts of the answer do not fit together", hint="ask again")
+        found = self._cuts.setdefault(part.parts, {})
+        found.setdefault(part.part, part)
+        if len(found) < part.parts:
+            return None
+        ordered = [found[number] for number in range(1, part.parts + 1)]
+        last = ordered[-1]
+        return Finished(
+            id=self._id,
+            text="".join(one.text for one in ordered),
+            finish=last.finish or "stop",
+            usage=last.usage or Usage(prompt_tokens=0, completion_tokens=0),
+            timings=Timings(queue_ms=last.t_queue_ms, first_ms=last.t_first_ms, total_ms=last.t_total_ms),
+        )
+
+
+def _error(failure: _Failure) -> EdgeError:
+    kind = BY_CODE.get(failure.code, Internal)
+    return kind(failure.message or f"the box reports {failure.code}", retry_after_s=failure.retry_after_s)
+
+
+def _decode(raw: bytes, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unhealthy(
+            f"a message of the box cannot be read: {error}", hint="are edgectl and edged of one version?"
+        ) from None

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from edgectl.errors import Unauthorized, Usage
 from edged.host import config as config_file
 from edged.host.paths import SYSTEM, default_paths
 
 if TYPE_CHECKING:
+    from edgectl.client.edge_client import EdgeClient
     from edged.api.config import Config
 
 FALLBACK_URL = "http://127.0.0.1:8642"
+MAX_KEY_BYTES = 4096
 
 
 class Target(Struct, frozen=True):
@@ -47,10 +50,11 @@ def find_target(url: str | None = None, key_file: Path | None = None) -> Target:
     path = local_config_path()
     if not path.exists():
         return Target(FALLBACK_URL, key_file, source="the default address")
-    return _of_config(config_file.load(path), path, key_file)
+    return of_config(config_file.load(path), path, key_file)
 
 
-def _of_config(config: Config, path: Path, key_file: Path | None) -> Target:
+def of_config(config: Config, path: Path, key_file: Path | None = None) -> Target:
+    """The box that ``config``, read from ``path``, describes, seen from the same computer."""
     if config.http.enabled:
         # A wildcard address is where the daemon listens, not where one connects to.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(config.http.host, config.http.host)
@@ -67,3 +71,29 @@ def _of_config(config: Config, path: Path, key_file: Path | None) -> Target:
         Path(mqtt.ca_file) if mqtt.ca_file else None,
         source=str(path),
     )
+
+
+def read_key(path: Path) -> str:
+    """The one line in the key file ``path``; raises Usage, or Unauthorized when it may not be read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_KEY_BYTES + 1)
+    except PermissionError:
+        raise Unauthorized(
+            f"you may not read the key file {path}",
+            hint="run this as root, or name a copy of your own with --key-file",
+        ) from None
+    except OSError as error:
+        raise Usage(f"the key file {path} cannot be read: {error.strerror}") from None
+    key = raw.decode("utf-8", "replace").strip()
+    if not key or len(raw) > MAX_KEY_BYTES or not key.isprintable():
+        raise Usage(f"the key file {path} must hold one line of printable text, the key")
+    return key
+
+
+def connect(target: Target, *, timeout_s: float) -> EdgeClient:
+    """A client for ``target``; nothing is connected yet."""
+    from edgectl.client.edge_client import EdgeClient
+
+    key = read_key(target.key_file) if target.key_file else None
+    return EdgeClient(target.url, api_key=key, password=key, ca_file=target.ca_file, timeout_s=timeout_s)

@@ -1,0 +1,145 @@
+"""What an installation should look like: the configuration and the unit for a plan. Pure."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, structs
+
+from edgectl.install.config_text import config_text
+from edgectl.install.unit import CREDENTIALS, UnitFacts, credential_sources, unit_text
+from edgectl.planning.plan import Plan
+from edged.api.config import Config
+from edged.api.requests import Sampling
+from edged.host.config import parse
+
+if TYPE_CHECKING:
+    from edgectl.install.code import Code
+    from edgectl.install.manifest import Options
+    from edgectl.install.places import Places
+
+MIB = 1 << 20
+FAKE_SUFFIX = ".fake"  # a script for the fake engine, which answers without a model
+SECRETS = {"mqtt": ("mqtt-password", "password_file"), "http": ("http-api-key", "api_key_file")}
+
+
+class Chosen(Struct, frozen=True, kw_only=True):
+    """The plan, the file that holds its model, and the board for people to read."""
+
+    plan: Plan
+    model_path: Path
+    sha256: str
+    board: str = ""
+
+
+class Desired(Struct, frozen=True, kw_only=True):
+    """The two files of an installation, and the configuration that one of them says."""
+
+    config: Config
+    config_text: str
+    unit_text: str
+
+
+class Before(Struct, frozen=True, kw_only=True):
+    """What is there already: the configuration in force (None: none, or a broken one) and the unit's text."""
+
+    config: Config | None = None
+    unit: str = ""
+
+
+def desired(
+    options: Options, chosen: Chosen, places: Places, code: Code, before: Before, *, systemd_version: int
+) -> Desired:
+    """The files for ``chosen``. What a person set in the configuration before stays.
+
+    Raises ConfigInvalid when the options break a rule of the configuration, Usage for a path that a unit
+    cannot hold.
+    """
+    config = with_plan(_with_options(before.config or Config(), options), chosen)
+    if places.user:
+        secrets: tuple[tuple[str, Path], ...] = ()
+        config = structs.replace(config, state_dir=str(places.state))
+    else:
+        config, secrets = _with_credentials(config, credential_sources(before.unit))
+    text = config_text(config)
+    facts = UnitFacts(
+        code=code,
+        config_path=places.config,
+        model_path=chosen.model_path,
+        model_bytes=chosen.plan.file.bytes,
+        memory_max_bytes=chosen.plan.unit_memory_max_bytes,
+        threads=chosen.plan.threads,
+        systemd_version=systemd_version,
+        user=places.user,
+        secrets=secrets,
+    )
+    checked = parse(tomllib.loads(text), "the configuration that these options make")
+    return Desired(config=checked, config_text=text, unit_text=unit_text(facts))
+
+
+def _with_options(config: Config, options: Options) -> Config:
+    mqtt = _given(
+        host=options.mqtt_host,
+        port=options.mqtt_port,
+        username=options.mqtt_username,
+        password_file=options.mqtt_password_file,
+    )
+    http = _given(port=options.http_port)
+    return structs.replace(
+        config,
+        mqtt=structs.replace(config.mqtt, **mqtt),
+        http=structs.replace(config.http, **http),
+        **_given(node=options.node),
+    )
+
+
+def with_plan(config: Config, chosen: Chosen) -> Config:
+    plan = chosen.plan
+    preset = structs.asdict(plan.sampling)
+    sampling = Sampling(**{name: preset[name] for name in Sampling.__struct_fields__ if name in preset})
+    model = structs.replace(
+        config.model,
+        path=str(chosen.model_path),
+        name=plan.model,
+        quant=plan.quant,
+        sha256=chosen.sha256,
+        backend="fake" if chosen.model_path.suffix == FAKE_SUFFIX else "llama",
+        context=plan.context_tokens,
+        slots=plan.slots,
+        ubatch=plan.ubatch,
+        threads=plan.threads,
+        kv_type=plan.kv_type,
+        mmap=plan.mmap,
+        thinking=plan.thinking,
+        sampling=sampling,
+    )
+    memory = structs.replace(
+        config.memory,
+        budget_mib=-(-plan.worker_budget_bytes // MIB),
+        # The worker's own group also holds the pages of the model file that it maps.
+        cgroup_max_mib=-(-(plan.memory.weights_bytes + plan.worker_budget_bytes) // MIB),
+    )
+    return structs.replace(config, board=chosen.board, model=model, memory=memory)
+
+
+def _with_credentials(config: Config, sources: dict[str, str]) -> tuple[Config, tuple[tuple[str, Path], ...]]:
+    """``config`` reading its secrets where systemd puts them, and the files that systemd takes them from.
+
+    The service's user cannot read a file that is root's alone, and need not.
+    """
+    secrets: list[tuple[str, Path]] = []
+    for section, (name, key) in SECRETS.items():
+        part: Any = getattr(config, section)
+        handed_over = f"{CREDENTIALS}/{name}"
+        configured = getattr(part, key)
+        source = sources.get(name, "") if configured == handed_over else configured
+        if source:
+            secrets.append((name, Path(source)))
+            config = structs.replace(config, **{section: structs.replace(part, **{key: handed_over})})
+    return config, tuple(secrets)
+
+
+def _given(**values: object) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

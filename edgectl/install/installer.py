@@ -1,0 +1,194 @@
+"""Decides which operations lead from what is installed to what should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, structs
+
+from edgectl.install.desired import Before, Desired
+from edgectl.install.manifest import MANIFEST, Manifest, Options, digest, manifest_text, read_manifest
+from edgectl.install.operations import (
+    CreateFolder,
+    EnableLinger,
+    EnableService,
+    KeepState,
+    Prove,
+    PutFile,
+    PutUnit,
+    Recorded,
+    StartService,
+    StopService,
+)
+from edgectl.install.unit import start_timeout_s
+from edged import __version__
+from edged.api.config import Config
+from edged.api.errors import ConfigInvalid
+from edged.host.config import default_node, load
+
+if TYPE_CHECKING:
+    from edgectl.install.places import Places
+    from edgectl.install.systemd import UnitState
+
+
+class Installed(Struct, frozen=True, kw_only=True):
+    """What is on the disk now: facts, nothing changed to learn them. None is a file that is not there."""
+
+    manifest: Manifest | None
+    config_text: str | None
+    unit_text: str | None
+    config: Config | None
+
+    @property
+    def edited(self) -> bool:
+        """Whether a person changed the configuration, or wrote it."""
+        if self.config_text is None:
+            return False
+        return self.manifest is None or digest(self.config_text) != self.manifest.config_sha256
+
+    @property
+    def before(self) -> Before:
+        return Before(config=self.config, unit=self.unit_text or "")
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What should be there. ``lingering`` is the user whose lingering has to be turned on, if any."""
+
+    options: Options
+    device: str
+    desired: Desired
+    command: tuple[str, ...]
+    model_bytes: int
+    start: bool = True
+    lingering: str = ""
+
+
+def look(places: Places) -> Installed:
+    """What is installed at ``places``."""
+    config_text = _read(places.config)
+    try:
+        config = None if config_text is None else load(places.config)
+    except ConfigInvalid:
+        config = None  # it is replaced, and kept as a backup
+    if config is not None and config.node == default_node():
+        config = structs.replace(config, node="")  # the host name may change, and the node with it
+    return Installed(
+        manifest=read_manifest(places.record),
+        config_text=config_text,
+        unit_text=_read(places.unit),
+        config=config,
+    )
+
+
+Verdict = Literal["same", "stopped", "different"]
+
+
+def compare(
+    installed: Installed, options: Options, device: str, command: tuple[str, ...], state: UnitState
+) -> Verdict:
+    """Whether what is there is what these options, computer and code would give again."""
+    manifest = installed.manifest
+    if (
+        manifest is None
+        or installed.config is None
+        or installed.unit_text is None
+        or digest(installed.unit_text) != manifest.unit_sha256
+        or (manifest.version, manifest.device, manifest.command) != (__version__, device, command)
+        or manifest.options != options
+        or not Path(installed.config.model.path).is_file()
+        or not state.is_enabled
+    ):
+        return "different"
+    return "same" if state.active == "active" else "stopped"
+
+
+def operations(wanted: Wanted, installed: Installed, places: Places, state: UnitState) -> list[Recorded]:
+    """The steps to ``wanted``, in order."""
+    missing = _missing_folders(places)
+    steps: list[Recorded] = [CreateFolder(path=str(path)) for path in missing]
+    if state.is_active and wanted.start:
+        steps.append(StopService())
+    steps += _config_steps(wanted, installed, places)
+    if installed.unit_text != wanted.desired.unit_text or state.load == "not-found":
+        steps.append(
+            PutUnit(path=str(places.unit), text=wanted.desired.unit_text, before=installed.unit_text)
+        )
+    if wanted.lingering:
+        steps.append(EnableLinger(name=wanted.lingering))
+    if not state.is_enabled:
+        steps.append(EnableService())
+    if wanted.start:
+        steps += start_steps(places, wanted.model_bytes)
+    steps.append(_manifest_step(wanted, installed, places, missing))
+    return steps
+
+
+def start_steps(places: Places, model_bytes: int) -> list[Recorded]:
+    """The steps that start what is installed and see it answer."""
+    return [
+        KeepState.of(places.state, places.private),
+        StartService(timeout_s=start_timeout_s(model_bytes)),
+        Prove(),
+    ]
+
+
+def _config_steps(wanted: Wanted, installed: Installed, places: Places) -> list[Recorded]:
+    if installed.config is not None and installed.config == _without_host_name(wanted.desired.config):
+        return []  # it says the same; the comments in it stay
+    steps: list[Recorded] = []
+    if installed.edited and installed.config_text is not None:
+        steps.append(
+            PutFile(path=str(places.backup), text=installed.config_text, before=_read(places.backup))
+        )
+    steps.append(
+        PutFile(path=str(places.config), text=wanted.desired.config_text, before=installed.config_text)
+    )
+    return steps
+
+
+def _manifest_step(wanted: Wanted, installed: Installed, places: Places, missing: list[Path]) -> Recorded:
+    earlier = installed.manifest
+    kept = installed.config_text if not _config_steps(wanted, installed, places) else None
+    future = [str(path) for path in _made_by_systemd(places) if not path.exists()]
+    manifest = Manifest(
+        version=__version__,
+        options=wanted.options,
+        device=wanted.device,
+        command=wanted.command,
+        config_sha256=earlier.config_sha256
+        if kept and earlier
+        else digest(kept or wanted.desired.config_text),
+        unit_sha256=digest(wanted.desired.unit_text),
+        model_path=wanted.desired.config.model.path,
+        created=tuple(dict.fromkeys([*(earlier.created if earlier else ()), *map(str, missing), *future])),
+        lingering=wanted.lingering or (earlier.lingering if earlier else ""),
+    )
+    path = places.record / MANIFEST
+    return PutFile(path=str(path), text=manifest_text(manifest), before=_read(path), mode=0o600)
+
+
+def _missing_folders(places: Places) -> list[Path]:
+    """Folders to make, outermost first."""
+    wanted = [places.config.parent, places.unit.parent]
+    found: dict[Path, None] = {}
+    for folder in wanted:
+        for path in (*reversed(folder.parents), folder):
+            if not path.is_dir():
+                found[path] = None
+    return list(found)
+
+
+def _made_by_systemd(places: Places) -> list[Path]:
+    return [places.private.parent] if places.private else []
+
+
+def _without_host_name(config: Config) -> Config:
+    return structs.replace(config, node="") if config.node == default_node() else config
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return None

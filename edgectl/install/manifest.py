@@ -1,0 +1,81 @@
+"""What is installed, as `edgectl install` left it: the wishes, and how to tell that files were edited."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct, structs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgectl.device import Device
+
+MANIFEST = "installed.json"
+MAX_MANIFEST_BYTES = 64 << 10
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What a person asked for; None leaves it to what was asked before, else to edgectl.
+
+    ``model`` "auto" lets the planner choose again. Paths are absolute.
+    """
+
+    model: str | None = None
+    quant: str | None = None
+    model_file: str | None = None
+    context_tokens: int | None = None
+    slots: int | None = None
+    node: str | None = None
+    mqtt_host: str | None = None
+    mqtt_port: int | None = None
+    mqtt_username: str | None = None
+    mqtt_password_file: str | None = None
+    http_port: int | None = None
+
+    def over(self, earlier: Options) -> Options:
+        """These options, with ``earlier`` where these say nothing. A model replaces the whole choice."""
+        if self.model is not None or self.model_file is not None:
+            earlier = structs.replace(earlier, model=None, quant=None, model_file=None)
+        ours = {name: value for name, value in structs.asdict(self).items() if value is not None}
+        return structs.replace(earlier, **ours)
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """``created`` are the folders that were made, outermost first; the digests are of the files written."""
+
+    version: str
+    options: Options
+    device: str
+    command: tuple[str, ...]
+    config_sha256: str
+    unit_sha256: str
+    model_path: str
+    created: tuple[str, ...] = ()
+    lingering: str = ""  # the user whose lingering was turned on
+    schema: int = 1
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in ``folder``; None when there is none that can be understood."""
+    try:
+        raw = (folder / MANIFEST).read_bytes()[:MAX_MANIFEST_BYTES]
+        return msgspec.json.decode(raw, type=Manifest)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def manifest_text(manifest: Manifest) -> str:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2).decode() + "\n"
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(device: Device) -> str:
+    """What a plan depends on and does not change from minute to minute: another board is another plan."""
+    gib_64ths = round(device.memory.total_bytes / (1 << 24))  # kernels differ by a few MiB
+    return f"{device.cpu.arch} {device.cpu.model} {device.cpu.usable_cpus:g} cpus {gib_64ths / 64:.2f} GiB"

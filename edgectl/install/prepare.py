@@ -1,0 +1,121 @@
+"""Gathers what an installation depends on: options, computer, plan, model file, and the files they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
+
+from edgectl.errors import NotFound, Usage
+from edgectl.install.desired import Chosen
+from edgectl.install.manifest import Options
+from edgectl.planning.catalog import Catalog, load_catalog
+from edgectl.planning.plan import Plan, Wishes, plan, require_choice
+from edged.host import cgroup
+from edged.host.files import read_int
+
+if TYPE_CHECKING:
+    from edgectl.device import Device
+    from edgectl.install.places import Places
+    from edgectl.models.fetch import Listener
+    from edgectl.models.store import Store
+    from edgectl.probe import DeviceProfile
+
+CGROUPS = Path("/sys/fs/cgroup")
+AUTO = "auto"  # --model auto: choose again
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """A plan, where its model file is or will be, and whether it has to be fetched first."""
+
+    plan: Plan
+    model_path: Path
+    sha256: str
+    absent: bool
+
+
+def settled(options: Options, earlier: Options | None) -> Options:
+    """What counts: these options over those of an earlier installation; "auto" forgets its model."""
+    merged = options.over(earlier or Options())
+    return structs.replace(merged, model=None) if merged.model == AUTO else merged
+
+
+def check(options: Options) -> None:
+    """Raises Usage or NotFound for options that cannot go together or name what is not there."""
+    if options.model_file is not None and (options.model is not None or options.quant is not None):
+        raise Usage("--model-file is the model; --model and --quant do not go with it")
+    if (options.mqtt_username is None) != (options.mqtt_password_file is None):
+        raise Usage("--mqtt-username and --mqtt-password-file belong together")
+    if options.mqtt_password_file is not None and not Path(options.mqtt_password_file).is_file():
+        raise NotFound(
+            f"there is no file {options.mqtt_password_file}",
+            hint="write the broker's password into it, and `chmod 600` it",
+        )
+
+
+def choose(
+    options: Options,
+    device: Device,
+    profile: DeviceProfile | None,
+    places: Places,
+    store: Store,
+) -> Choice:
+    """The plan for ``options`` on ``device``.
+
+    Raises NothingFits with the planner's words, NotFound for a model nobody knows, Usage for wishes without
+    sense or a model file that the service could not read.
+    """
+    usual = Wishes()
+    catalog, model = load_catalog(), options.model
+    if options.model_file is not None:
+        from edgectl.install.model_file import entry_of, require_usable
+
+        path = Path(options.model_file)
+        require_usable(path, user=places.user)
+        entry = entry_of(path)
+        catalog, model = Catalog((entry,)), entry.id
+    wishes = structs.replace(
+        usual,
+        model=model,
+        quant=options.quant,
+        context_tokens=options.context_tokens or usual.context_tokens,
+        slots=options.slots or usual.slots,
+    )
+    stored = [ref.sha256 for ref in store.list()]
+    if options.model_file is not None:
+        stored += [file.sha256 or "" for file in catalog.models[0].files]
+    choice = require_choice(plan(device, profile, catalog, wishes, stored_sha256=stored))
+    if options.model_file is not None:
+        return Choice(plan=choice, model_path=Path(options.model_file), sha256="", absent=False)
+    sha256 = choice.file.sha256 or ""
+    path = places.models / "blobs" / f"sha256-{sha256}"
+    return Choice(
+        plan=choice, model_path=path, sha256=sha256, absent=not store.has_blob(sha256, choice.file.bytes)
+    )
+
+
+def bring(choice: Choice, store: Store, listener: Listener) -> Chosen:
+    """The chosen model with its file in the store, named there. Raises what `obtain` raises."""
+    path = choice.model_path
+    if choice.sha256:
+        from edgectl.install.obtain import obtain
+
+        entry = load_catalog().model(choice.plan.model)
+        ref, _fresh = obtain(store, entry, choice.plan.file, listener)
+        path = store.path_of(ref)
+    return Chosen(plan=choice.plan, model_path=path, sha256=choice.sha256)
+
+
+def with_running_service(device: Device, control_group: str) -> Device:
+    """``device`` as it will be when the service that runs now has stopped, and given its memory back."""
+    folder = CGROUPS / control_group.lstrip("/")
+    if not control_group.strip("/") or read_int(folder / "memory.current") is None:
+        return device
+    held = cgroup.unreclaimable_bytes(folder)
+    memory = structs.replace(device.memory, available_bytes=device.memory.available_bytes + held)
+    return structs.replace(device, memory=memory)
+
+
+def board_name(device: Device) -> str:
+    return device.board.model or device.cpu.model

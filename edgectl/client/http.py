@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -189,7 +190,7 @@ def _measured(begun_s: float, first_s: float | None) -> Timings:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
 
 
 def _tls(ca_file: str | None) -> ssl.SSLContext | bool:

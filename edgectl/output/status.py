@@ -1,0 +1,123 @@
+"""Puts the status of a running edged into a table for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from edgectl.output.terminal import mib
+from edged.api.status import EngineState, ServiceState
+
+if TYPE_CHECKING:
+    from edged.api.status import Condition, MemoryStatus, Status
+
+BAR_WIDTH = 20
+COLOURS = {
+    ServiceState.READY: "green",
+    ServiceState.DEGRADED: "yellow",
+    ServiceState.STARTING: "cyan",
+    ServiceState.LOADING: "cyan",
+}
+
+
+def render(status: Status) -> Table:
+    """The whole picture, one fact group a row; what the transport did not tell is left out."""
+    afar = status.pid == 0  # seen over MQTT
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("State", _state(status, afar=afar))
+    table.add_row("Model", _model(status))
+    table.add_row("Speed", _speed(status))
+    table.add_row("Queue", f"{status.running} running, {status.queue} waiting")
+    table.add_row("Memory", _memory(status.memory))
+    if not afar:
+        table.add_row("Served", _counters(status))
+        worker = "none" if status.worker_pid is None else str(status.worker_pid)
+        table.add_row("Processes", f"edged {status.pid}, engine {worker}")
+    for condition in status.conditions:
+        table.add_row("Condition", _condition(condition))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """93784 → "1 d 2 h"; the two largest units."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def bar(share: float) -> str:
+    """A bar that is full at 1 and stays full above."""
+    filled = round(min(max(share, 0.0), 1.0) * BAR_WIDTH)
+    return "█" * filled + "░" * (BAR_WIDTH - filled)
+
+
+def _state(status: Status, *, afar: bool) -> Text:
+    line = Text(status.state.value, style=f"bold {COLOURS.get(status.state, 'red')}")
+    if status.engine is not EngineState.READY and status.engine.value != status.state.value:
+        line.append(f" (engine {status.engine.value})")
+    line.append(f"  {status.node}, edged {status.version}")
+    if not afar:
+        line.append(f", up {duration(status.uptime_s)}")
+    return line
+
+
+def _model(status: Status) -> str:
+    model = status.model
+    name = f"{model.name} {model.quant}".strip()
+    return f"{name}, {model.slots} × {model.context_tokens:,} tokens, file {mib(model.file_bytes)}"
+
+
+def _speed(status: Status) -> str:
+    if status.decode_tps is None:
+        return "nothing answered yet"
+    first = (
+        "" if status.first_token_ms is None else f", first token after {status.first_token_ms / 1000:.2f} s"
+    )
+    return f"{status.decode_tps:.1f} tok/s{first}"
+
+
+def _memory(memory: MemoryStatus) -> Text:
+    used = memory.worker_anon_bytes + memory.worker_swap_bytes
+    line = Text()
+    if memory.budget_bytes:
+        share = used / memory.budget_bytes
+        colour = (
+            "red" if share >= 1 else "yellow" if share >= 0.9 else "green"
+        )  # 0.9: little room for a burst
+        line.append(bar(share), style=colour)
+        line.append(f" {mib(used)} of {mib(memory.budget_bytes)} ({share:.0%})")
+        by = ", ".join(memory.enforced_by)
+        line.append(f"\nenforced by {by}" if by else "")
+    else:
+        line.append(f"{mib(used)}, no budget set")
+    rest = []
+    if memory.worker_swap_bytes:
+        rest.append(f"{mib(memory.worker_swap_bytes)} of it in swap")
+    if memory.worker_file_bytes:
+        rest.append(f"{mib(memory.worker_file_bytes)} of the model mapped")
+    if memory.supervisor_bytes:
+        rest.append(f"{mib(memory.supervisor_bytes)} for the daemon")
+    line.append("\n" + ", ".join(rest) if rest else "")
+    return line
+
+
+def _counters(status: Status) -> str:
+    count = status.counters
+    line = f"{count.finished} answered, {count.failed} failed, {count.refused} refused"
+    line += f"; {count.prompt_tokens:,} tokens read, {count.completion_tokens:,} written"
+    return f"{line}; engine restarted {count.engine_restarts}×" if count.engine_restarts else line
+
+
+def _condition(condition: Condition) -> Text:
+    line = Text(condition.code, style="red" if condition.severity == "error" else "yellow")
+    line.append(f": {condition.message}", style="none")
+    line.append(f"\n→ {condition.hint}" if condition.hint else "")
+    return line

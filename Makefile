@@ -29,7 +29,7 @@ lint: setup ## Check style, types and the layers of the code
 	@.venv/bin/lint-imports
 
 bench: setup ## Measure the footprint of the command line and the daemon
-	@$(python) tests/bench/footprint.py $(ARGS)
+	@$(python) -m tests.bench.footprint $(ARGS)
 
 wheel: setup ## Build the wheel into dist/
 	@$(python) -m build --wheel --no-isolation

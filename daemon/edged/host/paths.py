@@ -25,11 +25,19 @@ SYSTEM = Paths(Path("/etc/edged/edged.toml"), Path("/var/lib/edged"), Path("/run
 
 def user_paths() -> Paths:
     """The places of one user, from the XDG variables and their defaults."""
-    home = Path.home()
+    home = _home()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share")
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or data / "edged/run")
     return Paths(config / "edged/edged.toml", data / "edged", runtime / "edged")
+
+
+def _home() -> Path:
+    """The home folder; one that does not exist for a user without any, as systemd's DynamicUser= makes them."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
 
 
 def default_paths(*, user: bool | None = None) -> Paths:

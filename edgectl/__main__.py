@@ -19,6 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run ``edgectl`` with ``argv`` and exit; no traceback reaches a person."""
     # A stop from a service manager or `timeout` unwinds like Ctrl-C, so clean-ups run.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal; under nohup it is ignored
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.exit(run(argv))
 
 

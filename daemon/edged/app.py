@@ -16,15 +16,15 @@ from edged.guard.sampler import Sampler
 from edged.host import sdnotify
 from edged.host.leaf import make_leaf
 from edged.service import EdgeService
-from edged.transports.discovery import Discovery
-from edged.transports.http import HttpTransport
-from edged.transports.mqtt import MqttTransport
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edged.api.config import Config
     from edged.api.status import Condition
+    from edged.transports.discovery import Discovery
+    from edged.transports.http import HttpTransport
+    from edged.transports.mqtt import MqttTransport
 
 log = logging.getLogger("edged")
 
@@ -46,9 +46,9 @@ class App:
         self.service.attach(self._engine)
         self.service.report(self._conditions)
         self._policy = GuardPolicy()
-        self.http = HttpTransport(config.http, self.service) if config.http.enabled else None
-        self.mqtt = MqttTransport(config.mqtt, config.node, self.service) if config.mqtt.enabled else None
-        self.discovery = Discovery(config, self.service) if config.discovery.enabled else None
+        self.http = _http(config, self.service) if config.http.enabled else None
+        self.mqtt = _mqtt(config, self.service) if config.mqtt.enabled else None
+        self.discovery = _discovery(config, self.service) if config.discovery.enabled else None
         self._stopping = asyncio.Event()
         self._announced = False
 
@@ -61,7 +61,6 @@ class App:
         try:
             if self.http:
                 await self.http.start()
-                log.info("http on %s:%d", *self.http.address)
             if self.mqtt:
                 await self.mqtt.start()
             if self.discovery:
@@ -140,6 +139,27 @@ class App:
             task.cancel()
         await _stage("engine", STAGE_S, asyncio.gather(*tasks, return_exceptions=True))
         log.info("stopped")
+
+
+# What is switched off costs no memory: each transport is imported when it is wanted.
+
+
+def _http(config: Config, service: EdgeService) -> HttpTransport:
+    from edged.transports.http import HttpTransport  # noqa: PLC0415
+
+    return HttpTransport(config.http, service)
+
+
+def _mqtt(config: Config, service: EdgeService) -> MqttTransport:
+    from edged.transports.mqtt import MqttTransport  # noqa: PLC0415
+
+    return MqttTransport(config.mqtt, config.node, service)
+
+
+def _discovery(config: Config, service: EdgeService) -> Discovery:
+    from edged.transports.discovery import Discovery  # noqa: PLC0415
+
+    return Discovery(config, service)
 
 
 async def _stage(name: str, limit_s: float, *work: object) -> None:

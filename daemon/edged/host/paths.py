@@ -33,7 +33,7 @@ def user_paths() -> Paths:
 
 
 def _home() -> Path:
-    """The home folder; one that does not exist for a user without any, as systemd's DynamicUser= makes them."""
+    """The home folder; a path that does not exist for a user without one (systemd's DynamicUser=)."""
     try:
         return Path.home()
     except RuntimeError:

@@ -51,7 +51,7 @@ def parse(url: str) -> Address:
         )
     if not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
         raise Usage(f"{url!r} is no address", hint=FORMS)
-    if parts.query or parts.fragment:
+    if "?" in url or "#" in url:
         raise Usage(f"{url!r}: an address has no ?query and no #fragment", hint=FORMS)
     if parts.scheme in {"http", "https"}:
         return _http(parts)
@@ -71,7 +71,7 @@ def _http(parts: SplitResult) -> HttpAddress:
 def _mqtt(parts: SplitResult, port: int | None) -> MqttAddress:
     tls = parts.scheme == "mqtts"
     path = unquote(parts.path).removeprefix("/")
-    if re.search(r"[+#\x00]", path) or "//" in path:
+    if re.search(r"[+#\x00]", path) or "//" in path or path.startswith("/"):
         raise Usage(f"{path!r} is no plain topic: + # and empty levels are not allowed", hint=FORMS)
     base, _, node = path.rpartition("/")
     if not base:  # one level alone is the base

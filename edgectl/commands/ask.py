@@ -121,7 +121,7 @@ def summary(answer: Answer) -> str:
     """One line on what the answer took."""
     usage, speed = answer.usage, answer.tokens_per_s
     facts = [
-        f"{usage.completion_tokens} tokens for {usage.prompt_tokens}",
+        f"{usage.completion_tokens} tokens (prompt {usage.prompt_tokens})",
         f"first after {answer.timings.first_ms / 1000:.2f} s",
         f"{answer.timings.total_ms / 1000:.2f} s in all",
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from edgectl.output.terminal import mib
+from edgectl.output.terminal import mib, size
 from edged.api.status import EngineState, ServiceState
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _state(status: Status, *, afar: bool) -> Text:
 def _model(status: Status) -> str:
     model = status.model
     name = f"{model.name} {model.quant}".strip()
-    return f"{name}, {model.slots} × {model.context_tokens:,} tokens, file {mib(model.file_bytes)}"
+    return f"{name}, {model.slots} × {model.context_tokens:,} tokens, file {size(model.file_bytes)}"
 
 
 def _speed(status: Status) -> str:

@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edged.transports.mqtt.endpoint import DIAL_TIMEOUT_S, unreachable
+from edged.transports.mqtt.endpoint import DIAL_TIMEOUT_S, no_answer, unreachable
 from edged.transports.mqtt.errors import BrokerUnreachable, refused
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ class Connection:
         return self._client.want_write()
 
     async def open(self) -> bool:
-        """Connect; True when the broker kept the session. Raises BrokerUnreachable or BrokerRefused."""
+        """Connect; True when the broker kept the session.
+
+        Raises BrokerUnreachable (NoAnswer when there was a server but no CONNACK) or BrokerRefused.
+        """
         try:
             await self._dial()
             stream = self._client.socket()
@@ -88,10 +91,7 @@ class Connection:
             self._keep_alive()
             return await asyncio.wait_for(asyncio.shield(self._connack), CONNACK_TIMEOUT_S)
         except TimeoutError:
-            raise BrokerUnreachable(
-                f"it took the connection but sent no CONNACK in {CONNACK_TIMEOUT_S:.0f} s",
-                hint="is that port an MQTT broker, and does it expect TLS?",
-            ) from None
+            raise no_answer(f"no CONNACK in {CONNACK_TIMEOUT_S:.0f} s") from None
         finally:
             if not self._connack.done() or self._connack.cancelled() or self._connack.exception():
                 self.abandon("it was never made")
@@ -173,7 +173,7 @@ class Connection:
         if stream is not None:
             stream.close()
         if not self._connack.done():
-            self._connack.set_exception(BrokerUnreachable(reason))
+            self._connack.set_exception(no_answer(reason))
             self._connack.exception()  # read here: nobody may be waiting for it any more
         for waiting in self._subacks.values():
             if not waiting.done():
@@ -211,18 +211,18 @@ class Connection:
 
     async def _dial(self) -> None:
         """The blocking part of connecting, in a daemon thread: the process may end while it waits."""
-        done: asyncio.Future[OSError | ValueError | None] = self._loop.create_future()
+        done: asyncio.Future[BrokerUnreachable | None] = self._loop.create_future()
 
-        def settle(outcome: OSError | ValueError | None) -> None:
+        def settle(outcome: BrokerUnreachable | None) -> None:
             if not done.done():
                 done.set_result(outcome)
 
         def dial() -> None:
-            outcome: OSError | ValueError | None = None
+            outcome: BrokerUnreachable | None = None
             try:
                 self._connect()
             except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
-                outcome = error
+                outcome = unreachable(error)
             stream = self._client.socket()
             if self.closed.done() and stream is not None:  # given up while it was made
                 stream.close()
@@ -232,7 +232,7 @@ class Connection:
         threading.Thread(target=dial, name="edged-mqtt-dial", daemon=True).start()
         failed = await done
         if failed is not None:
-            raise unreachable(failed)
+            raise failed
 
     def _connect(self) -> None:
         endpoint = self._endpoint

@@ -7,7 +7,7 @@ import ssl
 
 from msgspec import Struct
 
-from edged.transports.mqtt.errors import BrokerUnreachable
+from edged.transports.mqtt.errors import BrokerUnreachable, NoAnswer
 
 DIAL_TIMEOUT_S = 5.0  # TCP and TLS each; a broker on a local network answers in milliseconds
 
@@ -32,6 +32,13 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 def unreachable(error: OSError | ValueError) -> BrokerUnreachable:
     """Why dialling failed, and what to look at."""
     return BrokerUnreachable(_why(error), hint=_hint(error))
+
+
+def no_answer(reason: str) -> NoAnswer:
+    return NoAnswer(
+        f"it took the connection but did not answer: {reason}",
+        hint="is that port an MQTT broker, and does it expect TLS?",
+    )
 
 
 def _why(error: OSError | ValueError) -> str:

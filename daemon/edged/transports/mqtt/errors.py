@@ -18,6 +18,10 @@ class BrokerUnreachable(EdgeError):
     retryable = True
 
 
+class NoAnswer(BrokerUnreachable):
+    """Something took the connection and the CONNECT, and never sent a CONNACK."""
+
+
 class BrokerRefused(EdgeError):
     """The broker answered, and its answer was no."""
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from edged.api.errors import EdgeError
 from edged.api.status import Condition
-from edged.transports.mqtt.backoff import Backoff
+from edged.transports.mqtt.backoff import STABLE_S, Backoff
 from edged.transports.mqtt.codec import max_payload_bytes
 from edged.transports.mqtt.connection import Connection
 from edged.transports.mqtt.credentials import read_password
 from edged.transports.mqtt.desk import Desk
 from edged.transports.mqtt.endpoint import Endpoint
-from edged.transports.mqtt.errors import BrokerRefused, BrokerUnreachable, VersionRefused
+from edged.transports.mqtt.errors import BrokerRefused, BrokerUnreachable, NoAnswer, VersionRefused
 from edged.transports.mqtt.line import Line
 from edged.transports.mqtt.presence import HEALTH_INTERVAL_S, OFFLINE, Presence
 from edged.transports.mqtt.topics import Topics
@@ -53,6 +53,7 @@ class MqttTransport:
         self._clock = clock
         self._backoff = Backoff(uniform)
         self._version: str = config.version
+        self._version_works = False  # it has connected with this version once
         self._topics = Topics(config.base, node)
         self._line = Line(clock)
         self._desk = Desk(self._topics, config, service, self._line, clock=clock)
@@ -133,23 +134,34 @@ class MqttTransport:
         connection = Connection(self._endpoint(), self._desk.receive)
         try:
             resumed = await connection.open()
+            self._version_works = True
             self._line.raised(connection)
             began_s = self._clock()
             log.info(
                 "mqtt connected to %s version=%s session_resumed=%s", self.address, self._version, resumed
             )
             await self._serve(connection)
-            self._backoff.connected_for(self._clock() - began_s)
-        except VersionRefused:
-            if self._version != "5":
+            lived_s = self._clock() - began_s
+            self._backoff.connected_for(lived_s)
+        except (VersionRefused, NoAnswer) as error:
+            if not self._fall_back(error):
                 raise
-            log.info("mqtt broker %s does not speak MQTT 5, going on with 3.1.1", self.address)
-            self._version = "3.1.1"
             return True
         finally:
             self._line.dropped()
             connection.abandon("stopped")
-        raise _ended(await connection.closed)
+        raise _ended(await connection.closed, lived_s)
+
+    def _fall_back(self, error: VersionRefused | NoAnswer) -> bool:
+        """Try 3.1.1 when a broker does not take 5; some say so, others (amqtt) fall silent over it."""
+        if self._version_works or self._config.version != "5":
+            return False
+        if self._version == "5":
+            log.info("mqtt broker %s does not speak MQTT 5 (%s), trying 3.1.1", self.address, error.message)
+            self._version = "3.1.1"
+            return True
+        self._version = "5"  # it was not the version: begin again from the top
+        return False
 
     async def _serve(self, connection: Connection) -> None:
         """Subscribe, then publish what changes until the connection ends."""
@@ -214,12 +226,11 @@ def _tls(ca_file: str) -> ssl.SSLContext:
         ) from None
 
 
-def _ended(reason: str) -> EdgeError:
-    if "taken over" in reason.lower():
-        return BrokerRefused(
-            "another client connected with our client id", hint="give each box its own `node` in edged.toml"
-        )
-    return BrokerUnreachable(f"the connection ended: {reason}")
+def _ended(reason: str, lived_s: float) -> EdgeError:
+    why = "the broker closed it" if reason == "Unspecified error" else reason
+    # Two boxes of one name throw each other out for ever, and mosquitto 2.0 does not say so.
+    hint = "does another box have the same `node`? Each needs its own" if lived_s < STABLE_S else ""
+    return BrokerUnreachable(f"the connection ended: {why}", hint=hint)
 
 
 def _not_allowed(filters: list[str]) -> BrokerRefused:

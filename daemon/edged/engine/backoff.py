@@ -23,4 +23,7 @@ class Backoff:
         if ready_s >= STABLE_S:
             self.failures = 0
         self.failures += 1
-        return FIRST_DELAY_S if self.failures == 1 else min(CAP_S, 2.0 ** (self.failures - 2))
+        if self.failures == 1:
+            return FIRST_DELAY_S
+        # Bounded before it is a power: a model that is missing for days fails thousands of times.
+        return min(CAP_S, 2.0 ** min(self.failures - 2, 10))

@@ -35,7 +35,13 @@ class Setting(Struct, frozen=True):
         return bool(self.value != self.default)
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  edgectl config check                      is the configuration of this computer valid
+  edgectl config show                       every key that is in force
+  edgectl config explain mqtt.host          what one key does"""
+)
 def command() -> None:
     """Check, show and explain the configuration of edged (edged.toml)."""
 

@@ -136,11 +136,13 @@ def test_headers_that_trickle_in_on_a_reused_connection_end_it():
             line = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{box.port}\r\n"
             writer.write(f"{line}\r\n".encode())
             assert (await body_of(reader))["alive"] is True
+            ended = asyncio.ensure_future(_read_all(reader))
             async with asyncio.timeout(DEADLINE_S):
-                while not reader.at_eof():  # each byte would restart an idle timer
+                while not ended.done():  # each byte would restart an idle timer
                     writer.write(line[:1].encode())
                     line = line[1:] or "x: y\r\n"
-                    await asyncio.wait({asyncio.ensure_future(reader.read(1))}, timeout=0.02)
+                    await asyncio.wait({ended}, timeout=0.02)
+            assert ended.result() == b""
 
     asyncio.run(scenario())
 
@@ -206,6 +208,41 @@ def test_a_stalled_reader_of_a_whole_answer_is_dropped():
             await until(lambda: len(box.service.requests) == 1)
             await until(lambda: not box.transport._state.connections)
             await until(lambda: not box.transport._state.tasks)
+
+    asyncio.run(scenario())
+
+
+def test_answers_of_any_size_to_stalled_readers_are_dropped_also_when_the_server_closes():
+    async def stalled(box, size):
+        box.service.play = says("x" * size)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)  # noqa: FBT003 - takes no keyword
+        await asyncio.get_running_loop().sock_connect(sock, (box.host, box.port))
+        sock.send(box.post(chat(), headers="Connection: close\r\n"))
+        return sock
+
+    async def scenario():
+        async with serving(patience=HURRY) as box:
+            socks = []
+            for count, size in enumerate(range(1000, 600_000, 20_000), 1):
+                socks.append(await stalled(box, size))
+                await until(lambda count=count: len(box.service.requests) == count)
+            await until(lambda: not box.transport._state.connections)
+            for sock in socks:
+                sock.close()
+
+    asyncio.run(scenario())
+
+
+def test_each_piece_is_sent_at_once():
+    async def scenario():
+        async with serving(stalls("x")) as box, connected(box) as (_, writer):
+            writer.write(box.post(chat(stream=True)))
+            await until(lambda: box.service.running == 1)
+            (connection,) = box.transport._state.connections
+            sock = connection.transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
     asyncio.run(scenario())
 

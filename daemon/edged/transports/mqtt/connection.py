@@ -8,7 +8,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
-from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -16,6 +15,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged.transports.mqtt.endpoint import DIAL_TIMEOUT_S, no_answer, unreachable
 from edged.transports.mqtt.errors import BrokerUnreachable, refused
+from edged.transports.mqtt.incoming import Incoming, from_paho
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,20 +27,6 @@ PUBACK_TIMEOUT_S = 20.0  # a slow link with a full send buffer; beyond it the co
 GOODBYE_TIMEOUT_S = 2.0  # the DISCONNECT is 4 bytes; a peer that does not take them is gone
 SESSION_EXPIRY_S = 86400  # how long a broker keeps requests for a box that is off
 INFLIGHT = 10  # QoS 1 messages of ours without PUBACK; HiveMQ's smallest receive maximum
-
-
-class Incoming(Struct, frozen=True, kw_only=True):
-    """A message as it came; the last three are known on MQTT 5 only."""
-
-    topic: str
-    payload: bytes
-    mid: int
-    qos: int
-    retain: bool
-    dup: bool
-    response_topic: str | None = None
-    correlation: bytes | None = None
-    expiry_s: int | None = None
 
 
 class Connection:
@@ -301,24 +287,8 @@ class Connection:
         self.abandon(str(reason))
 
     def _message(self, _c: Any, _u: Any, message: Any) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            topic = ""
-        properties = message.properties
-        incoming = Incoming(
-            topic=topic,
-            payload=bytes(message.payload),
-            mid=message.mid,
-            qos=message.qos,
-            retain=message.retain,
-            dup=message.dup,
-            response_topic=getattr(properties, "ResponseTopic", None),
-            correlation=getattr(properties, "CorrelationData", None),
-            expiry_s=getattr(properties, "MessageExpiryInterval", None),
-        )
         # paho holds a lock around its callbacks: whoever hears this must be free to publish.
-        self._loop.call_soon(self._on_message, self, incoming)
+        self._loop.call_soon(self._on_message, self, from_paho(message))
 
     def _published(self, _c: Any, _u: Any, mid: int, reason: Any, _p: Any) -> None:
         answer = self._pubacks.get(mid)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from edged.api.config import Mqtt
     from edged.api.events import Terminal
     from edged.transports.mqtt.codec import Asked
-    from edged.transports.mqtt.connection import Connection, Incoming
+    from edged.transports.mqtt.connection import Connection
+    from edged.transports.mqtt.incoming import Incoming
     from edged.transports.mqtt.line import Line
     from edged.transports.mqtt.topics import Topics
     from edged.transports.port import Service

@@ -124,7 +124,7 @@ def worker_environment() -> dict[str, str]:
     """The worker's environment: ours without what is none of its business, and a wait policy.
 
     By default OpenMP threads spin at every barrier, and one busy neighbour process then costs nine tenths of
-    the speed. A short spin keeps most of the quiet speed and yields in time (`make bench-wait` shows both).
+    the speed. A short spin keeps most of the quiet speed and yields in time (tests/bench/wait_policy.py shows both).
     """
     hidden = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}

@@ -52,7 +52,7 @@ async def _addresses(host: str) -> list[tuple[int, str]]:
 
 
 def _bind(family: int, address: str, port: int, *, dual: bool) -> socket.socket:
-    # asyncio switches Nagle off only for sockets that say they are TCP; with it, tokens wait 40 ms for an ACK.
+    # asyncio switches Nagle off only for sockets that say they are TCP; with it, tokens wait 40 ms.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)  # noqa: FBT003 - takes no keyword

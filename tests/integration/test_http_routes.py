@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
 import pytest
 
@@ -275,6 +276,15 @@ def test_foreign_hosts_and_foreign_pages_are_stopped_on_every_route(method, path
             assert not box.service.requests
             own = await client.request(method, path, json=chat(), headers={"origin": box.url})
             assert own.status_code in {200, 400, 404}
+
+    asyncio.run(scenario())
+
+
+def test_the_names_of_the_box_are_accepted_as_mdns_announces_them():
+    async def scenario():
+        async with serving() as box, box.client() as client:
+            for host in (f"box.local:{box.port}", "BOX", f"{socket.gethostname().split('.')[0]}.local"):
+                assert (await client.get("/status", headers={"host": host})).status_code == 200
 
     asyncio.run(scenario())
 

@@ -13,11 +13,15 @@ _AUTHORITY = re.compile(
 _WEB_ORIGIN = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
 
 
-def own_names(configured_host: str) -> frozenset[str]:
-    """The names by which clients may call this computer: loopback, host name, mDNS name, ``http.host``."""
+def own_names(configured_host: str, node: str) -> frozenset[str]:
+    """The names by which clients may call this computer: loopback, host and node name, ``http.host``.
+
+    Host and node name also with .local, as mDNS announces them.
+    """
     hostname = socket.gethostname().lower()
-    short = hostname.split(".")[0]
-    return frozenset({"localhost", hostname, short, f"{short}.local", canonical(configured_host)})
+    short = {hostname.split(".")[0], node.lower()}
+    mdns = {f"{name}.local" for name in short}
+    return frozenset({"localhost", hostname, canonical(configured_host), *short, *mdns})
 
 
 def canonical(host: str) -> str:

@@ -38,7 +38,7 @@ def build_app(config: Http, service: Service, key: ApiKey | None, patience: Pati
     app: ASGIApp = starlette
     stack = [
         Middleware(guards.ConnectionLimit),
-        Middleware(guards.OwnHostOnly, names=own_names(config.host)),
+        Middleware(guards.OwnHostOnly, names=own_names(config.host, service.info().node)),
         *([Middleware(guards.KeyRequired, key=key)] if key else []),
         Middleware(guards.BodyLimit, max_bytes=config.max_body_bytes),
     ]

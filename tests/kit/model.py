@@ -17,7 +17,7 @@ def smollm2() -> Path:
 
 
 def smollm2_tree(**sections: dict) -> dict:
-    """A configuration that serves it: two threads, four slots of 1024 tokens."""
+    """A configuration that serves it: two threads, four slots of 1024 tokens, greedy."""
     tree = {
         "node": "box",
         "model": {
@@ -29,6 +29,7 @@ def smollm2_tree(**sections: dict) -> dict:
             "threads": 2,
             "system": "You are a helpful AI assistant.",
             "repack": "off",
+            "sampling": {"temperature": 0.0},
         },
     }
     for section, values in sections.items():

@@ -19,7 +19,7 @@ from edgectl.install.code import require_lasting, require_readable, running_code
 from edgectl.install.desired import Chosen, desired
 from edgectl.install.host import Host
 from edgectl.install.installer import Installed, Wanted, compare, look, operations, start_steps
-from edgectl.install.manifest import fingerprint
+from edgectl.install.manifest import computer_of
 from edgectl.install.places import places
 from edgectl.install.runner import run
 from edgectl.install.systemd import Systemd, UnitState
@@ -65,7 +65,7 @@ class Session:
             earlier = installed.manifest.options if installed.manifest else None
             settled = prepare.settled(options, earlier)
             if options.model != prepare.AUTO:
-                verdict = compare(installed, settled, fingerprint(device), self.code.command, state)
+                verdict = compare(installed, settled, computer_of(device), self.code.command, state)
                 if verdict == "same" or (verdict == "stopped" and not start):
                     say("edged is installed like this already; nothing was changed")
                     return
@@ -169,7 +169,7 @@ class Session:
         name = getpass.getuser() if self.places.user else ""
         return Wanted(
             options=options,
-            device=fingerprint(device),
+            computer=computer_of(device),
             desired=desired(
                 options, chosen, self.places, self.code, installed.before, systemd_version=version
             ),

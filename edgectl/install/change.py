@@ -31,7 +31,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; folders made for that go again when nothing was left in them.
+    """Hold ``folder`` for this process alone; it goes again when nothing was left in it.
 
     Raises Busy when another installation is under way, NeedsRoot when ``folder`` may not be written.
     """
@@ -52,8 +52,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-        for path in reversed(missing):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # not empty: something is installed, or left to be undone
+            for path in (folder, *(path for path in reversed(missing) if path != folder)):
                 path.rmdir()
 
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct, structs
 
 from edgectl.install.desired import Before, Desired
-from edgectl.install.manifest import MANIFEST, Manifest, Options, digest, manifest_text, read_manifest
+from edgectl.install.manifest import (
+    MANIFEST,
+    Computer,
+    Manifest,
+    Options,
+    digest,
+    manifest_text,
+    read_manifest,
+)
 from edgectl.install.operations import (
     CreateFolder,
     EnableLinger,
@@ -56,7 +64,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """What should be there. ``lingering`` is the user whose lingering has to be turned on, if any."""
 
     options: Options
-    device: str
+    computer: Computer
     desired: Desired
     command: tuple[str, ...]
     model_bytes: int
@@ -85,7 +93,7 @@ Verdict = Literal["same", "stopped", "different"]
 
 
 def compare(
-    installed: Installed, options: Options, device: str, command: tuple[str, ...], state: UnitState
+    installed: Installed, options: Options, computer: Computer, command: tuple[str, ...], state: UnitState
 ) -> Verdict:
     """Whether what is there is what these options, computer and code would give again."""
     manifest = installed.manifest
@@ -94,7 +102,8 @@ def compare(
         or installed.config is None
         or installed.unit_text is None
         or digest(installed.unit_text) != manifest.unit_sha256
-        or (manifest.version, manifest.device, manifest.command) != (__version__, device, command)
+        or (manifest.version, manifest.command) != (__version__, command)
+        or not manifest.computer.is_like(computer)
         or manifest.options != options
         or not Path(installed.config.model.path).is_file()
         or not state.is_enabled
@@ -154,7 +163,7 @@ def _manifest_step(wanted: Wanted, installed: Installed, places: Places, missing
     manifest = Manifest(
         version=__version__,
         options=wanted.options,
-        device=wanted.device,
+        computer=wanted.computer,
         command=wanted.command,
         config_sha256=earlier.config_sha256
         if kept and earlier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,12 +44,25 @@ class Options(Struct, frozen=True, kw_only=True):
         return structs.replace(earlier, **ours)
 
 
+class Computer(Struct, frozen=True, kw_only=True):
+    """What a plan depends on and does not change from minute to minute: another board, another plan."""
+
+    cpu: str
+    usable_cpus: float
+    memory_bytes: int
+
+    def is_like(self, other: Computer) -> bool:
+        """Whether they are the same but for what one boot or kernel reserves more than the next."""
+        same = (self.cpu, self.usable_cpus) == (other.cpu, other.usable_cpus)
+        return same and math.isclose(self.memory_bytes, other.memory_bytes, rel_tol=0.05)
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """``created`` are the folders that were made, outermost first; the digests are of the files written."""
 
     version: str
     options: Options
-    device: str
+    computer: Computer
     command: tuple[str, ...]
     config_sha256: str
     unit_sha256: str
@@ -75,7 +89,9 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint(device: Device) -> str:
-    """What a plan depends on and does not change from minute to minute: another board is another plan."""
-    gib_64ths = round(device.memory.total_bytes / (1 << 24))  # kernels differ by a few MiB
-    return f"{device.cpu.arch} {device.cpu.model} {device.cpu.usable_cpus:g} cpus {gib_64ths / 64:.2f} GiB"
+def computer_of(device: Device) -> Computer:
+    return Computer(
+        cpu=f"{device.cpu.arch} {device.cpu.model}",
+        usable_cpus=device.cpu.usable_cpus,
+        memory_bytes=device.memory.total_bytes,
+    )

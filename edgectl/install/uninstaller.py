@@ -45,13 +45,16 @@ def removal(places: Places, host: Host, state: UnitState, *, purge: bool) -> lis
             Step(describe=f"remove {path} with all models", do=partial(remove, path))
             for path in _state(places)
         ]
-    if manifest is not None:
-        record = places.record / MANIFEST
+    record = places.record / MANIFEST
+    if record.exists():
         steps.append(Step(describe=f"remove {record}", do=partial(remove, record)))
+    if steps:
+        created = [Path(name) for name in manifest.created] if manifest is not None else []
+        folders = dict.fromkeys([places.config.parent, *reversed(created)])
         steps += [
-            Step(describe=f"remove {name} if it is empty", do=partial(_remove_empty, Path(name)))
-            for name in reversed(manifest.created)
-            if Path(name).is_dir()
+            Step(describe=f"remove {folder} if it is empty", do=partial(_remove_empty, folder))
+            for folder in folders
+            if folder.is_dir()
         ]
     return steps
 

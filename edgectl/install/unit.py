@@ -18,6 +18,9 @@ START_SPARE_S = 120  # interpreter, self-test and first token on the slowest sup
 SUPERVISOR_TASKS = 96  # loop, bridge, mDNS, executor threads; measured below 40, the worker's own not counted
 BACKOFF_SINCE = 254  # RestartSteps= and RestartMaxDelaySec= (systemd.service(5))
 
+# systemd 252 mounts ProtectHome=tmpfs writable for everybody and without a size, unless told about it again.
+EMPTY_HOMES = "TemporaryFileSystem=" + " ".join(f"{path}:ro,mode=0755" for path in HIDDEN)
+
 _PLACEHOLDER = re.compile(r"@([A-Z_]+)@")
 _PLAIN = re.compile(r"[A-Za-z0-9/._+=,~@-]+")
 
@@ -85,7 +88,8 @@ def _home(facts: UnitFacts) -> str:
         shown.append(facts.model_path)
     if not shown:
         return "ProtectHome=yes"
-    return "\n".join(["ProtectHome=tmpfs", *(f"BindReadOnlyPaths={_path(path)}" for path in shown)])
+    lines = ["ProtectHome=tmpfs", EMPTY_HOMES, *(f"BindReadOnlyPaths={_path(path)}" for path in shown)]
+    return "\n".join(lines)
 
 
 def _argument(word: str) -> str:

@@ -56,7 +56,7 @@ def show_dry_run(desired: Desired, steps: Sequence[Recorded], places: Places, *,
 
 def show_proof(proof: Proof, plan: Plan) -> None:
     """Predicted beside measured."""
-    status, speed = proof.status, proof.answer.tokens_per_s or proof.status.decode_tps
+    status, speed = proof.status, proof.status.decode_tps or proof.answer.tokens_per_s
     measured = f"{speed:.1f}" if speed else "too short to measure"
     _line("state", f"{status.state}: {status.model.name} {status.model.quant} on {status.node}")
     _line("answer", repr(proof.answer.text.strip()[:100]))

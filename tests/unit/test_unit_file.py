@@ -105,6 +105,7 @@ def test_code_and_model_below_a_home_are_shown_and_nothing_else_of_it():
     )
     unit = settings(unit_text(facts(code=code, model_path=Path("/home/me/tiny.gguf"))))
     assert unit["ProtectHome"] == ["tmpfs"]
+    assert unit["TemporaryFileSystem"] == ["/home:ro,mode=0755 /root:ro,mode=0755 /run/user:ro,mode=0755"]
     assert unit["BindReadOnlyPaths"] == ["/root/venv", "/home/me/tiny.gguf"]
 
 

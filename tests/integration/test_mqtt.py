@@ -11,6 +11,8 @@ import pytest
 from edged.api.config import Mqtt
 from edged.api.errors import Busy, Draining
 from edged.transports.mqtt import MqttTransport
+from edged.transports.mqtt.desk import SPARE_EXCHANGES
+from edged.transports.mqtt.exchange import MAX_PLACES
 from tests.integration.broker import MOSQUITTO, Broker
 from tests.integration.mqtt_peer import Peer, until
 from tests.integration.scripted_service import ScriptedService
@@ -435,3 +437,49 @@ def test_a_defect_of_the_service_is_answered_and_not_fatal(broker, caplog):
     with caplog.at_level("DEBUG"):
         asyncio.run(scenario())
     assert "SECRET-PROMPT" not in caplog.text
+
+
+def test_a_flood_is_bounded_quiet_and_survived(broker, caplog):
+    async def scenario():
+        async with answering(broker, service=ScriptedService(capacity=4)) as (service, mqtt, peer):
+            service.gate.clear()
+            most = 0
+            for number in range(3000):
+                body = {"id": str(number), "prompt": "x"} if number % 2 else {"id": str(number), "bogus": 1}
+                peer.send(f"{ROOT}/request/me/chat", body, qos=0)
+            for _ in range(200):
+                most = max(most, mqtt._desk.busy)
+                await asyncio.sleep(0.005)
+            assert most > 4
+            service.gate.set()
+            for attempt in range(100):  # "busy" says to come back, so it does
+                peer.send(f"{ROOT}/request/you/chat", {"id": str(attempt), "prompt": "x"})
+                answers = await peer.wait(f"{ROOT}/response/you/chat", attempt + 1)
+                if answers[-1]["ok"]:
+                    break
+            assert answers[-1]["ok"]
+            assert most <= 4 + SPARE_EXCHANGES
+
+    with caplog.at_level("INFO"):
+        asyncio.run(scenario())
+    assert len(caplog.records) < 300
+
+
+def test_a_request_repeated_with_ever_new_reply_topics_is_refused(broker):
+    async def scenario():
+        async with answering(broker, reply_prefixes=("app",)) as (service, _, peer):
+            service.gate.clear()
+            for number in range(MAX_PLACES + 3):
+                peer.send(
+                    f"{ROOT}/request/me/chat",
+                    {"id": "1", "prompt": "x"},
+                    ResponseTopic=f"app/{number}",
+                    qos=0,
+                )
+            refused = (await peer.wait(f"{ROOT}/response/me/chat"))[0]
+            assert refused["error"]["code"] == "busy"
+            service.gate.set()
+            await until(lambda: peer.on("app/3"))
+            assert len(service.seen) == 1
+
+    asyncio.run(scenario())

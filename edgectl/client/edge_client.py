@@ -121,7 +121,11 @@ class EdgeClient:
         return self._stream(self._of_messages(messages, options), options)
 
     def status(self) -> Status:
-        """The state of the box now: queue, speed, memory, conditions."""
+        """The state of the box now: queue, speed, memory, conditions.
+
+        Over MQTT it is what the box publishes: ``pid`` is then 0, and uptime, counters and the engine's
+        process are not known.
+        """
         return self._transport.status(self.timeout_s)
 
     def info(self) -> Info:

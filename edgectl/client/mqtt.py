@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
 
 from edgectl.client import mqtt_wire as wire
 from edgectl.client.ordering import OrderedText
@@ -18,7 +17,7 @@ from edgectl.client.port import expired
 from edgectl.errors import NotFound, Unhealthy, Unreachable
 from edged.api.errors import EdgeError
 from edged.api.events import Delta, Finished
-from edged.api.status import Condition, Counters, EngineState, Info, MemoryStatus, ServiceState, Status
+from edged.api.status import Info
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -27,28 +26,13 @@ if TYPE_CHECKING:
     from edgectl.client.mqtt_line import Line
     from edged.api.events import Event
     from edged.api.requests import Request
+    from edged.api.status import Status
 
 PRESENCE_S = 3.0  # a broker sends what it retains right after the subscription
 HEALTH_S = 0.5  # comes with the status, but may be missing
 DISCOVERY_S = 1.0  # there is no mark at the end of what is retained, so this long is listened
 RECONNECT_PATIENCE_S = 20.0  # four attempts of paho; an answer under way survives a restart of the broker
 MAX_WAITING = 4096  # streamed pieces nobody has read yet; more are dropped, and the final answer has them
-
-
-class _Health(Struct, frozen=True):
-    """The health topic; the units are in edged's `presence`."""
-
-    class Memory(Struct, frozen=True):
-        anon: int = 0
-        swap: int = 0
-        limit: int = 0
-
-    state: str = "ok"
-    queue: int = 0
-    running: int = 0
-    tok_s: float | None = None
-    mem: Memory = Memory()
-    conditions: tuple[str, ...] = ()
 
 
 class _Link(enum.Enum):
@@ -123,34 +107,8 @@ class MqttTransport:
         line = self._ready_line()
         self._check_presence(line)
         info = self._kept(line, self._topics.info, Info, timeout_s)
-        health = self._kept(line, self._topics.health, _Health, timeout_s)
-        # Health is published every few seconds, status at once.
-        loading = line.kept.get(self._topics.status) != b"online"
-        working = ServiceState.DEGRADED if health.state == "degraded" else ServiceState.READY
-        return Status(
-            node=info.node,
-            version=info.version,
-            pid=0,
-            worker_pid=None,
-            state=ServiceState.LOADING if loading else working,
-            engine=EngineState.LOADING if loading else EngineState.READY,
-            uptime_s=0.0,
-            model=info.model,
-            queue=health.queue,
-            running=health.running,
-            decode_tps=health.tok_s,
-            first_token_ms=None,
-            memory=MemoryStatus(
-                budget_bytes=health.mem.limit,
-                worker_anon_bytes=health.mem.anon,
-                worker_swap_bytes=health.mem.swap,
-            ),
-            counters=Counters(),
-            conditions=tuple(
-                Condition(code=code, severity="warning", message=code.replace("_", " "))
-                for code in health.conditions
-            ),
-        )
+        health = self._kept(line, self._topics.health, wire.Health, timeout_s)
+        return wire.status(info, health, online=line.kept.get(self._topics.status) == b"online")
 
     def info(self, timeout_s: float) -> Info:
         line = self._ready_line()
@@ -232,7 +190,7 @@ class MqttTransport:
             )
         line.wait_for(lambda kept: topics.health in kept, HEALTH_S)
         health = line.kept.get(topics.health)
-        if health is None or _decoded(health, _Health).state != "loading":
+        if health is None or _decoded(health, wire.Health).state != "loading":
             raise Unreachable(
                 f"edged on {topics.node} is offline; the broker at {self._address} is up",
                 hint="on the box, `edgectl status` says why",

@@ -10,9 +10,11 @@ from msgspec import Struct
 from edgectl.errors import Unhealthy
 from edged.api.errors import BY_CODE, EdgeError, Internal
 from edged.api.events import Accepted, Delta, Finished, FinishReason, Timings, Usage
+from edged.api.status import Condition, Counters, EngineState, MemoryStatus, ServiceState, Status
 
 if TYPE_CHECKING:
     from edged.api.requests import Request
+    from edged.api.status import Info
 
 MAX_PARTS = 65536  # parts of 256 bytes, the smallest limit in use, then make 16 MiB
 
@@ -57,6 +59,23 @@ class Topics(Struct, frozen=True):
 
     def is_reply(self, topic: str) -> bool:
         return topic == self.stream or topic.startswith(self.responses.removesuffix("+"))
+
+
+class HealthMemory(Struct, frozen=True):
+    anon: int = 0
+    swap: int = 0
+    limit: int = 0
+
+
+class Health(Struct, frozen=True):
+    """The health topic; ``mem`` is in bytes, ``tok_s`` of one answer."""
+
+    state: str = "ok"
+    queue: int = 0
+    running: int = 0
+    tok_s: float | None = None
+    mem: HealthMemory = HealthMemory()
+    conditions: tuple[str, ...] = ()
 
 
 class _OnlyId(Struct, frozen=True):
@@ -161,6 +180,38 @@ class Parts:
             usage=last.usage or Usage(prompt_tokens=0, completion_tokens=0),
             timings=Timings(queue_ms=last.t_queue_ms, first_ms=last.t_first_ms, total_ms=last.t_total_ms),
         )
+
+
+def status(info: Info, health: Health, *, online: bool) -> Status:
+    """What the retained topics tell; ``pid`` 0 marks that the rest is not told over MQTT.
+
+    ``online`` counts more than the health: that is published every few seconds, the other at once.
+    """
+    working = ServiceState.DEGRADED if health.state == "degraded" else ServiceState.READY
+    return Status(
+        node=info.node,
+        version=info.version,
+        pid=0,
+        worker_pid=None,
+        state=working if online else ServiceState.LOADING,
+        engine=EngineState.READY if online else EngineState.LOADING,
+        uptime_s=0.0,
+        model=info.model,
+        queue=health.queue,
+        running=health.running,
+        decode_tps=health.tok_s,
+        first_token_ms=None,
+        memory=MemoryStatus(
+            budget_bytes=health.mem.limit,
+            worker_anon_bytes=health.mem.anon,
+            worker_swap_bytes=health.mem.swap,
+        ),
+        counters=Counters(),
+        conditions=tuple(
+            Condition(code=code, severity="warning", message=code.replace("_", " "))
+            for code in health.conditions
+        ),
+    )
 
 
 def _error(failure: _Failure) -> EdgeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -65,8 +66,12 @@ class Checkout:
         )  # fmt: skip
 
     def run(self, extra: str = "dev", **env: str) -> tuple[int, str, str]:
-        process = self.start(extra, **env)
-        said, complained = process.communicate(timeout=30)
+        with self.start(extra, **env) as process:
+            try:
+                said, complained = process.communicate(timeout=30)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # nothing outlives a test
         return process.returncode, said, complained
 
     def calls(self, words: str) -> int:

@@ -111,6 +111,10 @@ _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 
+# What msgspec raises on bytes that are no message: its own errors, text that is not UTF-8, nesting too deep.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 def encode(message: ToWorker | FromWorker) -> bytes:
     """``message`` as one frame."""
     return pack(_encoder.encode(message))
@@ -120,7 +124,7 @@ def decode_to_worker(payload: bytes) -> ToWorker:
     """Raises FrameError when ``payload`` is not a message for a worker."""
     try:
         return _to_worker.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise FrameError(f"not a message: {error}") from error
 
 
@@ -128,5 +132,5 @@ def decode_from_worker(payload: bytes) -> FromWorker:
     """Raises FrameError when ``payload`` is not a message of a worker."""
     try:
         return _from_worker.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise FrameError(f"not a message: {error}") from error

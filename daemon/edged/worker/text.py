@@ -32,11 +32,12 @@ class TextStream:
         if self.stopped or not new:
             return ""
         text = self._held + new
-        found = [index for stop in self._stop if (index := text.find(stop)) >= 0]
+        found = [(index + len(stop), index) for stop in self._stop if (index := text.find(stop)) >= 0]
         if found:
             self.stopped = True
             self._held = ""
-            return text[: min(found)]
+            # The one that is complete first, so that it does not matter in what pieces the bytes came.
+            return text[: min(found)[1]]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

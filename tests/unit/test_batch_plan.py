@@ -1,0 +1,81 @@
+"""One compute step: the budget is kept, nobody starves."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.worker.batch import OLDEST_SHARE, Work, plan_step
+
+
+@st.composite
+def works(draw):
+    """Work in order of arrival, and a budget that the configuration rules allow: at least one a slot."""
+    kinds = draw(st.lists(st.booleans(), max_size=12))
+    work = [
+        Work(slot=slot, pending=1 if decoding else draw(st.integers(1, 300)), decoding=decoding)
+        for slot, decoding in enumerate(kinds)
+    ]
+    return work, draw(st.integers(max(1, len(work)), 128))
+
+
+@given(works())
+def test_the_budget_is_kept_and_used_when_there_is_enough_to_do(case):
+    work, budget = case
+    total = sum(share.tokens for share in plan_step(work, budget))
+    assert total == min(budget, sum(item.pending for item in work))
+
+
+@given(works())
+def test_every_decoding_slot_is_served_in_every_step(case):
+    work, budget = case
+    served = {share.slot for share in plan_step(work, budget)}
+    assert {item.slot for item in work if item.decoding} <= served
+
+
+@given(works())
+def test_a_share_is_at_least_one_token_and_at_most_what_is_pending_and_last_says_when_it_is_all(case):
+    work, budget = case
+    pending = {item.slot: item.pending for item in work}
+    shares = plan_step(work, budget)
+    assert len({share.slot for share in shares}) == len(shares)
+    for share in shares:
+        assert 1 <= share.tokens <= pending[share.slot]
+        assert share.last == (share.tokens == pending[share.slot])
+
+
+@given(works())
+def test_prompts_stand_in_order_of_arrival_behind_what_decodes(case):
+    work, budget = case
+    decoding = {item.slot for item in work if item.decoding}
+    slots = [share.slot for share in plan_step(work, budget)]
+    assert slots == sorted(slots, key=lambda slot: (slot not in decoding, slot))
+
+
+@given(works())
+def test_the_oldest_prompt_is_sure_of_its_part(case):
+    work, budget = case
+    prompts = [item for item in work if not item.decoding]
+    left = budget - (len(work) - len(prompts))
+    if prompts and left:
+        (oldest,) = [share for share in plan_step(work, budget) if share.slot == prompts[0].slot]
+        assert oldest.tokens >= min(prompts[0].pending, max(1, left // OLDEST_SHARE))
+
+
+@given(works())
+def test_everything_is_evaluated_in_the_end(case):
+    """As many steps as the tokens need, and no more."""
+    work, budget = case
+    work = [item for item in work if not item.decoding]
+    steps = 0
+    limit = -(-sum(item.pending for item in work) // budget)
+    while work:
+        shares = {share.slot: share.tokens for share in plan_step(work, budget)}
+        rest = [(item.slot, item.pending - shares.get(item.slot, 0)) for item in work]
+        work = [Work(slot, pending, decoding=False) for slot, pending in rest if pending]
+        steps += 1
+    assert steps == limit
+
+
+def test_nothing_to_do_is_an_empty_step():
+    assert plan_step([], 64) == []

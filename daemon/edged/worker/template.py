@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from edged.worker.confine import OutOfTime, confined
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import FrameType
+    from collections.abc import Callable, Sequence
 
     from edged.api.requests import Message
 
+Result = TypeVar("Result")
+
 RENDER_LIMIT_S = 2.0  # real templates take about a millisecond, on a Pi 4 about ten
+RENDER_EXTRA_BYTES = 256 << 20  # the largest prompt of 8 MiB, a few copies of it at 4 bytes a character
 MAX_RANGE = 4096
-MAX_STRING = 1 << 20  # what one operation inside a template may build
+MAX_STRING = 1 << 20  # what one repetition inside a template may build
+MAX_NUMBER = 1 << 64  # arithmetic on longer numbers is one long operation that no signal interrupts
 MAX_TEMPLATE_BYTES = 256 << 10
-# Filters whose width alone can build gigabytes, or that reach beyond the data; no chat template needs them.
-_UNBOUNDED_FILTERS = ("center", "format", "pprint", "xmlattr", "wordwrap", "attr")
+MAX_DATE_FORMAT = 64
+# Filters whose width builds gigabytes, that add lists up in one long operation (sum), or that reach beyond
+# the data; no chat template needs them.
+_UNBOUNDED_FILTERS = ("attr", "batch", "center", "format", "pprint", "slice", "sum", "wordwrap", "xmlattr")
+# Methods of text with a width or a format in their arguments, and those that lead out of text.
+_WIDE_METHODS = ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill")
+_UNSAFE_METHODS = frozenset((*_WIDE_METHODS, "encode", "maketrans", "translate"))
 
 
 class TemplateError(Exception):
@@ -31,22 +39,40 @@ class TemplateError(Exception):
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Also bounds what single operations can build, which a time limit would notice too late."""
 
-    intercepted_binops = frozenset(["*", "**", "%"])
+    intercepted_binops = frozenset(["*", "**", "%", "/", "//"])
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
             raise TemplateError("the template uses **, which is not allowed")
-        if operator == "*" and not (_is_number(left) and _is_number(right)):
-            sized, count = (right, left) if isinstance(left, int) else (left, right)
-            if not isinstance(count, int) or len(sized) * count > MAX_STRING:
-                raise TemplateError("the template builds too large a text")
-        if operator == "%" and isinstance(left, str):
+        if operator == "%" and not _is_number(left):
             raise TemplateError("the template formats text with %, which is not allowed")
+        if _is_number(left) and _is_number(right):
+            if abs(left) > MAX_NUMBER or abs(right) > MAX_NUMBER:
+                raise TemplateError("the template calculates with too large a number")
+        elif operator == "*":
+            _check_repetition(left, right)
         return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, str) and attr in _UNSAFE_METHODS:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # noqa: ARG002 - as in the base class
+        """``str.format`` is not wrapped but left to is_safe_attribute, which refuses it."""
+        return None
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
+
+
+def _check_repetition(left: Any, right: Any) -> None:
+    """Bound text * count and list * count; of anything else Python itself says that it cannot be."""
+    sized, count = (right, left) if isinstance(left, int) else (left, right)
+    most = MAX_STRING if isinstance(sized, str) else MAX_RANGE
+    if isinstance(count, int) and hasattr(sized, "__len__") and len(sized) * count > most:
+        raise TemplateError("the template builds too large a text or list")
 
 
 class ChatTemplate:
@@ -66,65 +92,61 @@ class ChatTemplate:
         )
         self._bos = bos
         self._eos = eos
-        try:
-            self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError, ValueError) as error:
-            raise TemplateError(f"the model's chat template does not compile: {error}") from error
+        self._template = _guarded(lambda: environment.from_string(source), "does not compile")
 
     def render(self, messages: Sequence[Message], *, thinking: bool, limit_chars: int) -> str:
         """The prompt text, ending where the assistant's turn begins.
 
         Call from the main thread: the time limit is a signal. Raises TemplateError.
         """
+        return _guarded(
+            lambda: self._generate(messages, thinking=thinking, limit_chars=limit_chars),
+            "refuses the messages",
+        )
+
+    def _generate(self, messages: Sequence[Message], *, thinking: bool, limit_chars: int) -> str:
         plain = [{"role": message.role, "content": message.content} for message in messages]
         parts: list[str] = []
         size = 0
-        try:
-            with _TimeLimit():
-                for part in self._template.generate(
-                    messages=plain,
-                    add_generation_prompt=True,
-                    enable_thinking=thinking,
-                    bos_token=self._bos,
-                    eos_token=self._eos,
-                    tools=None,
-                ):
-                    size += len(part)
-                    if size > limit_chars:
-                        break
-                    parts.append(part)
-        except TemplateError:
-            raise
-        except Exception as error:
-            text = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
-            raise TemplateError(f"the model's chat template refuses the messages: {text}") from error
-        if size > limit_chars:
-            raise TemplateError(f"the rendered prompt exceeds {limit_chars} characters")
-        return "".join(parts)
+        for part in self._template.generate(
+            messages=plain,
+            add_generation_prompt=True,
+            enable_thinking=thinking,
+            bos_token=self._bos,
+            eos_token=self._eos,
+            tools=None,
+        ):
+            size += len(part)
+            if size > limit_chars:
+                raise TemplateError(f"the rendered prompt exceeds {limit_chars} characters")
+            parts.append(part)
+        text = "".join(parts)
+        text.encode()  # lone surrogates in the template's own text are no text for a tokenizer
+        return text
 
 
-class _TimeLimit:
-    """Raises TemplateError in the main thread after RENDER_LIMIT_S; does nothing elsewhere."""
-
-    def __enter__(self) -> None:
-        self._armed = threading.current_thread() is threading.main_thread()
-        if self._armed:
-            self._before = signal.signal(signal.SIGALRM, self._expire)
-            signal.setitimer(signal.ITIMER_REAL, RENDER_LIMIT_S)
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._armed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._before)
-
-    @staticmethod
-    def _expire(_signum: int, _frame: FrameType | None) -> NoReturn:
-        raise TemplateError(f"the model's chat template took more than {RENDER_LIMIT_S:.0f} s")
+def _guarded(work: Callable[[], Result], what_failed: str) -> Result:
+    """The result of ``work`` in bounded time and memory; whatever it raises becomes a TemplateError."""
+    try:
+        with confined(seconds=RENDER_LIMIT_S, extra_bytes=RENDER_EXTRA_BYTES):
+            return work()
+    except TemplateError:
+        raise
+    except OutOfTime:
+        raise TemplateError(f"the model's chat template took more than {RENDER_LIMIT_S:.0f} s") from None
+    except MemoryError:
+        raise TemplateError(
+            f"the model's chat template needs more than {RENDER_EXTRA_BYTES >> 20} MiB of memory"
+        ) from None
+    except Exception as error:
+        text = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+        raise TemplateError(f"the model's chat template {what_failed}: {text}") from error
 
 
 def _bounded_range(*args: int) -> range:
     result = range(*args)
-    if len(result) > MAX_RANGE:
+    # Not len(): it fails on a range beyond the machine's word.
+    if result[MAX_RANGE : MAX_RANGE + 1]:
         raise TemplateError(f"the template loops more than {MAX_RANGE} times")
     return result
 
@@ -134,4 +156,7 @@ def _raise(message: str) -> NoReturn:
 
 
 def _now(form: str) -> str:
+    # The C library knows widths ("%999999999d") and fills them.
+    if len(form) > MAX_DATE_FORMAT:
+        raise TemplateError(f"the template's date format has more than {MAX_DATE_FORMAT} characters")
     return datetime.now(tz=UTC).strftime(form)

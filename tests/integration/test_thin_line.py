@@ -37,6 +37,7 @@ def line(tmp_path_factory):
     folder = tmp_path_factory.mktemp("line")
     with Broker(folder) as broker:
         tree = smollm2_tree(mqtt={"enabled": True, "port": broker.port, "reply_prefixes": ["replies"]})
+        tree["model"]["sampling"] = {"temperature": 0.0}  # a plain text brings no sampling of its own
         with running_daemon(tree, folder) as daemon:
             yield daemon, broker
 

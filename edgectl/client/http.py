@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from edged.api.requests import Request
 
 CONNECT_TIMEOUT_S = 10.0  # a board under full load accepts within a second or two; Wi-Fi may need retries
-KEEPALIVE_S = 3.0  # below uvicorn's 5 s, so that a connection is not reused while the server closes it
+# A kept connection may be closed by the box in the moment it is used again, and a request that was lost that
+# way looks like a box that died. A new one costs a millisecond on a local network; an answer takes seconds.
+NO_KEEPALIVE = 0
 MAX_REPLY_BYTES = 16 << 20
 
 _Report = TypeVar("_Report", Status, Info)
@@ -105,7 +107,7 @@ class HttpTransport:
                     base_url=self._url,
                     headers={"user-agent": "edgectl", "accept-encoding": "identity", **key},
                     verify=_tls(self._ca_file),
-                    limits=httpx.Limits(keepalive_expiry=KEEPALIVE_S),
+                    limits=httpx.Limits(max_keepalive_connections=NO_KEEPALIVE),
                     trust_env=False,  # a box of the local network is not behind the proxy of the environment
                 )
             return self._opened

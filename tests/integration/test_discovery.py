@@ -24,12 +24,12 @@ def config(node="attic", **parts):
 
 
 async def announced_and_found(*boxes):
-    """Announce ``boxes`` on loopback, look for them from another thread, take them down again."""
+    """Announce ``boxes`` on loopback one after the other, look for them from a thread, take them down."""
     running = [Discovery(box, ScriptedService(), interfaces=LOOPBACK) for box in boxes]
-    for one in running:
-        await one.start(8642)
     try:
-        await until(lambda: all(one.announced for one in running), "announced")
+        for one in running:
+            await one.start(8642)
+            await until(lambda one=one: one.announced, "announced")
         assert all(one.condition() is None for one in running)
         return await asyncio.to_thread(find_boxes, 1.0, LOOPBACK)
     finally:

@@ -40,13 +40,10 @@ def test_a_common_template_renders_the_conversation():
     [
         ("{{ bos_token }}|{{ eos_token }}|{{ enable_thinking }}|{{ tools is none }}", "<s>|</s>|False|True"),
         (
-            "{% set ns = namespace(n=0) %}{% for m in [1, 2] %}{% set ns.n = ns.n + m %}{% endfor %}{{ ns.n }}",
+            "{% set n = namespace(x=0) %}{% for i in [1, 2] %}{% set n.x = n.x + i %}{% endfor %}{{ n.x }}",
             "3",
         ),
-        (
-            "{% for m in messages %}{% if loop.first %}{% break %}{% endif %}{% endfor %}.",
-            "user",
-        ),
+        ("{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.role }}{% endfor %}", "system"),
         ("{{ messages[0]['content'].split(' ')[-1].upper().strip('.') }}", "BRIEF"),
         ("{{ messages | map(attribute='role') | join(',') }}", "system,user"),
         ("{{ (messages | selectattr('role', 'equalto', 'user') | list | length) * 2 % 3 }}", "2"),
@@ -115,7 +112,7 @@ BOMBS = [
     "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
     "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
     "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] | join %}{% endfor %}",
-    "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x %}{{ n.x * 2 }}{% endset %}{% endfor %}",
+    "{% set n=namespace(x='a') %}{% for i in range(60) %}{% set n.x %}{{ n.x * 2 }}{% endset %}{% endfor %}",
     "{% set x = 'a' * 100000 %}{{ x.replace('a', x) | length }}",
     "{% set x = 'a' * 100000 %}{{ x | replace('a', x) | length }}",
     "{% set x = 'a' * 100000 %}{{ x.join(x) | length }}",

@@ -43,7 +43,7 @@ class Job:
         self.accepted_at = now
         self.deadline = deadline
         self.started_at = now
-        self.first_at = now
+        self.first_at: float | None = None
         self.ticket = 0
         self.key: int | None = None
         self.events: asyncio.Queue[Event] = asyncio.Queue()  # bounded by max_tokens deltas and one terminal
@@ -226,10 +226,11 @@ class EdgeService:
     # --- what a job's sink uses -----------------------------------------------------------
 
     def heard(self, job: Job, message: Token | Done | Rejected) -> None:
-        """Turn the worker's words into events."""
+        """Turn the worker's words into events; what it still says of an ended job is dropped."""
+        if job.ended:
+            return
         if isinstance(message, Token):
-            if message.prompt_tokens:
-                job.first_at = self._clock()
+            job.first_at = job.first_at or self._clock()
             job.delta(message.text)
         elif isinstance(message, Rejected):
             self._end(job, Failed(id=job.request.id, code=message.code, message=message.message))
@@ -288,16 +289,17 @@ class EdgeService:
 
     def _finish(self, job: Job, done: Done) -> None:
         now = self._clock()
+        first_at = job.first_at or now
         timings = Timings(
             queue_ms=(job.started_at - job.accepted_at) * 1000,
-            first_ms=(job.first_at - job.accepted_at) * 1000,
+            first_ms=(first_at - job.accepted_at) * 1000,
             total_ms=(now - job.accepted_at) * 1000,
         )
         event = Finished(
             id=job.request.id, text=job.text, finish=done.finish, usage=done.usage, timings=timings
         )
         if self._end(job, event):
-            self._first_ms.append((job.first_at - job.started_at) * 1000)
+            self._first_ms.append((first_at - job.started_at) * 1000)
             self._total_s.append(now - job.started_at)
             if done.decode_ms > 0 and done.usage.completion_tokens > 1:
                 self._decode_tps.append((done.usage.completion_tokens - 1) / done.decode_ms * 1000)

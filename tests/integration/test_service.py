@@ -210,3 +210,14 @@ def test_a_recycled_worker_is_replaced_and_the_running_request_finishes_first(tm
             assert box.engine.worker_pid != before
 
     run(scenario())
+
+
+def test_the_first_token_is_timed_when_it_comes_and_not_later(tmp_path):
+    async def scenario():
+        tree = fake_tree(fake_model(tmp_path, answer="x" * 50, step_s=0.01))
+        async with running_service(tree, tmp_path) as box:
+            timings = (await box.ask("hello")).timings
+            # Fifty steps of at least 10 ms lie between the first token and the last.
+            assert timings.total_ms - timings.first_ms > 400
+
+    run(scenario())

@@ -81,11 +81,10 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
 
 
 class Token(Struct, frozen=True, kw_only=True, tag="token"):
-    """Text that is now certain; the first one also says how long the prompt was."""
+    """Text that is now certain; the first comes with the first token, even when its text is empty."""
 
     key: int
     text: str
-    prompt_tokens: int = 0
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):

@@ -84,7 +84,9 @@ class DecodeLoop:
     def _receive(self, *, wait: bool) -> None:
         if wait:
             self._busy(False)  # noqa: FBT003 - the name of the callable says what it is
-            self._take(self._inbox.get())
+            first = self._inbox.get()
+            self._busy(True)  # noqa: FBT003 - from here on a template or a tokenizer may hang, too
+            self._take(first)
         while not self._inbox.empty():
             self._take(self._inbox.get())
 
@@ -145,7 +147,7 @@ class DecodeLoop:
         ended = self._backend.is_end(token)
         text = "" if ended else slot.text.push(self._backend.piece(token))
         if text or slot.generated == 1:
-            self._send(Token(key=slot.key, text=text, prompt_tokens=slot.prompt_tokens))
+            self._send(Token(key=slot.key, text=text))
         if ended or slot.text.stopped:
             self._finish(slot, "stop")
         elif slot.generated >= slot.max_tokens:

@@ -59,7 +59,7 @@ class Session:
         if not self.places.user:
             require_readable(self.code)
         version = self.systemd.version()
-        with exclusive(self.places.record):
+        with exclusive(self.places.record) as made:
             self._recover()
             installed, state, device = look(self.places), self.systemd.state(), probe_device()
             earlier = installed.manifest.options if installed.manifest else None
@@ -78,7 +78,7 @@ class Session:
             _confirm("Install this?", yes=yes)
             chosen = self._bring(choice, device)
             wanted = self._wanted(settled, chosen, installed, device, version)
-            wanted = structs.replace(wanted, start=start)
+            wanted = structs.replace(wanted, start=start, made=made)
             steps = operations(wanted, installed, self.places, state)
             carry_out(steps, self.places.record, self.host, say)
         if self.host.proof is not None:

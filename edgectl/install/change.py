@@ -13,6 +13,7 @@ import msgspec
 
 from edgectl.errors import EdgeError, NeedsRoot, RollbackFailed, RolledBack
 from edgectl.install.operations import Recorded
+from edgectl.models.storage import storage_errors
 from edged.api.errors import Busy
 from edged.host.files import sync_directory
 
@@ -30,15 +31,18 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; it goes again when nothing was left in it.
+def exclusive(folder: Path) -> Iterator[tuple[Path, ...]]:
+    """Hold ``folder`` for this process alone; gives the folders around it that had to be made.
+
+    They go again when nothing was left in them.
 
     Raises Busy when another installation is under way, NeedsRoot when ``folder`` may not be written.
     """
     missing = [path for path in (*reversed(folder.parents), folder) if not path.exists()]
     try:
-        for path in missing:
-            path.mkdir(exist_ok=True, mode=0o755)
+        with storage_errors("preparing the change", folder):
+            for path in missing:
+                path.mkdir(exist_ok=True, mode=0o755)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
         raise NeedsRoot(f"{folder} may not be written", hint="run the same command with sudo") from None
@@ -49,7 +53,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise Busy(
                 "another edgectl changes this installation", hint="wait for it, then try again"
             ) from None
-        yield
+        yield tuple(path for path in missing if path != folder)
     finally:
         os.close(descriptor)
         with contextlib.suppress(OSError):  # not empty: something is installed, or left to be undone
@@ -72,20 +76,14 @@ def carry_out(operations: Sequence[Recorded], folder: Path, host: Host, say: Say
                 operation.do(host)
             journal.commit()
         except BaseException as error:
-            if journal.committed:  # stopped in the moment after the last step
-                journal.remove()
+            if not journal.committed:
+                why, hint = _reason(error)
+                _undo(journal, host, say, why)
+                raise RolledBack(f"{why}\nEverything is as it was before.", hint=hint) from error
+            if not isinstance(error, OSError):  # stopped in the moment after the last step
                 raise
-            if isinstance(error, KeyboardInterrupt):
-                why, hint = "stopped by you", ""
-            elif isinstance(error, EdgeError):
-                why, hint = error.message, error.hint
-            elif isinstance(error, OSError):
-                why, hint = str(error), ""
-            else:
-                why, hint = f"unexpected {type(error).__name__}: {error}", ""
-            _undo(journal, host, say, why)
-            raise RolledBack(f"{why}\nEverything is as it was before.", hint=hint) from error
-    journal.remove()
+    with contextlib.suppress(OSError):  # all is done; a journal that says so is as good as none
+        journal.remove()
 
 
 def recover(folder: Path, host: Host, say: Say) -> bool:
@@ -168,6 +166,17 @@ def _undo(journal: Journal, host: Host, say: Say, why: str) -> None:
             f"{why}\nNot everything could be undone:{listed}",
             hint="mend what is named above and run the same command again: it first undoes the rest",
         )
+
+
+def _reason(error: BaseException) -> tuple[str, str]:
+    """What to tell a person: what happened, and what to do about it."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by you", ""
+    if isinstance(error, EdgeError):
+        return error.message, error.hint
+    if isinstance(error, OSError):
+        return str(error), ""
+    return f"unexpected {type(error).__name__}: {error}", ""
 
 
 @contextlib.contextmanager

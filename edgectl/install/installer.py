@@ -70,6 +70,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     model_bytes: int
     start: bool = True
     lingering: str = ""
+    made: tuple[Path, ...] = ()  # folders that this run made before, outermost first
 
 
 def look(places: Places) -> Installed:
@@ -170,7 +171,11 @@ def _manifest_step(wanted: Wanted, installed: Installed, places: Places, missing
         else digest(kept or wanted.desired.config_text),
         unit_sha256=digest(wanted.desired.unit_text),
         model_path=wanted.desired.config.model.path,
-        created=tuple(dict.fromkeys([*(earlier.created if earlier else ()), *map(str, missing), *future])),
+        created=tuple(
+            dict.fromkeys(
+                [*(earlier.created if earlier else ()), *map(str, (*wanted.made, *missing)), *future]
+            )
+        ),
         lingering=wanted.lingering or (earlier.lingering if earlier else ""),
     )
     path = places.record / MANIFEST

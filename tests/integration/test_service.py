@@ -221,3 +221,28 @@ def test_the_first_token_is_timed_when_it_comes_and_not_later(tmp_path):
             assert timings.total_ms - timings.first_ms > 400
 
     run(scenario())
+
+
+def test_a_model_file_with_another_hash_is_not_loaded_and_the_right_one_is_read_once(tmp_path):
+    import hashlib
+
+    model = fake_model(tmp_path)
+    right = hashlib.sha256(model.read_bytes()).hexdigest()
+
+    async def wrong():
+        tree = fake_tree(model, model={"sha256": "0" * 64})
+        async with running_service(tree, tmp_path) as box:
+            await until(lambda: "SHA-256" in box.engine.last_error, "the refusal")
+            assert box.engine.loaded is None
+
+    async def fits():
+        async with running_service(fake_tree(model, model={"sha256": right}), tmp_path) as box:
+            assert (await box.ask("hello")).text == "echo: hello"
+
+    run(wrong())
+    run(fits())
+    remembered = (tmp_path / "model.json").stat().st_mtime_ns
+    run(fits())
+    assert (tmp_path / "model.json").stat().st_mtime_ns == remembered
+    model.write_text("# changed")
+    run(wrong())

@@ -66,8 +66,8 @@ class Request(Struct, frozen=True, kw_only=True):
     priority: int = 5
 
 
-# field → (lowest, highest, text of the rule)
-_RANGES: dict[str, tuple[float, float, str]] = {
+# field of Sampling → (lowest, highest, text of the rule)
+SAMPLING_RANGES: dict[str, tuple[float, float, str]] = {
     "temperature": (0.0, 5.0, "between 0 and 5"),
     "top_p": (0.0, 1.0, "between 0 and 1"),
     "min_p": (0.0, 1.0, "between 0 and 1"),
@@ -90,6 +90,15 @@ def check(request: Request, limits: Limits) -> None:
         raise BadRequest(f"stop: at most {MAX_STOP_STRINGS} strings are allowed")
     if any(not text or len(text) > MAX_STOP_CHARS for text in request.stop):
         raise BadRequest(f"stop: each string must have 1 to {MAX_STOP_CHARS} characters")
+    if any(not _is_text(text) for text in request.stop):
+        raise BadRequest("stop: lone surrogates are not valid text")
+
+
+def in_range(sampling: Sampling, name: str) -> bool:
+    """Whether the field ``name`` is unset or keeps its rule; NaN keeps none."""
+    low, high, _ = SAMPLING_RANGES[name]
+    value = getattr(sampling, name)
+    return value is None or low <= value <= high
 
 
 def _check_text(request: Request, limits: Limits) -> None:
@@ -111,10 +120,17 @@ def _check_text(request: Request, limits: Limits) -> None:
         raise TooLarge(f"the prompt has {prompt_bytes} bytes; this box takes {limits.max_prompt_bytes}")
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_numbers(request: Request, limits: Limits) -> None:
-    for name, (low, high, rule) in _RANGES.items():
-        value = getattr(request.sampling, name)
-        if value is not None and not low <= value <= high:
+    for name, (_, _, rule) in SAMPLING_RANGES.items():
+        if not in_range(request.sampling, name):
             raise BadRequest(f"{name}: must be {rule}")
     if request.max_tokens is not None and not 1 <= request.max_tokens <= limits.max_tokens:
         raise BadRequest(f"max_tokens: must be between 1 and {limits.max_tokens}")

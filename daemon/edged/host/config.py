@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 import socket
 import tomllib
@@ -14,29 +15,35 @@ from msgspec import Struct, structs
 
 from edged.api.config import NODE_PATTERN, Config
 from edged.api.errors import ConfigInvalid
+from edged.api.requests import SAMPLING_RANGES, in_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CONFIG_BYTES = 256 * 1024
+MAX_MIB = 1 << 24  # 16 TiB; in bytes it still fits the integers of JSON and msgpack
+MEMORY_RULE = f"must be between 0 and {MAX_MIB} MiB"
 
 
 def load(path: Path) -> Config:
-    """The configuration in ``path``; raises ConfigInvalid with all problems, or OSError."""
+    """The configuration in ``path``; raises ConfigInvalid with all problems."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         raise ConfigInvalid(str(path), ("the file does not exist; `edgectl install` writes it",)) from None
     except OSError as error:
         raise ConfigInvalid(str(path), (f"cannot be read: {error.strerror}",)) from None
     if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigInvalid(str(path), (f"has {len(raw)} bytes; at most {MAX_CONFIG_BYTES} make sense",))
+        raise ConfigInvalid(str(path), (f"has more than the {MAX_CONFIG_BYTES} bytes that make sense",))
     try:
         tree = tomllib.loads(raw.decode())
     except UnicodeDecodeError as error:
         raise ConfigInvalid(str(path), (f"is not UTF-8 text (byte {error.start})",)) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise ConfigInvalid(str(path), (f"is not TOML: {error}",)) from None
+    except RecursionError:
+        raise ConfigInvalid(str(path), ("is not TOML of ours: it is nested too deep",)) from None
     return parse(tree, str(path))
 
 
@@ -90,7 +97,11 @@ def _unknown(name: str, key: str, known: list[str], prefix: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    """Whether only this computer reaches ``host``; a name that merely begins with 127. may be anywhere."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _topic_ok(topic: str) -> bool:
@@ -108,6 +119,12 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
     ),
     ("model.path", "is needed: the model file to serve", lambda c: bool(c.model.path)),
     ("model.path", "must be absolute", lambda c: not c.model.path or Path(c.model.path).is_absolute()),
+    ("model.path", "must not hold a NUL", lambda c: "\0" not in c.model.path),
+    (
+        "model.sha256",
+        "64 hexadecimal digits in lower case, or empty",
+        lambda c: not c.model.sha256 or bool(re.fullmatch(r"[0-9a-f]{64}", c.model.sha256)),
+    ),
     ("model.context", "must be between 128 and 1048576 tokens", lambda c: 128 <= c.model.context <= 1 << 20),
     ("model.slots", "must be between 1 and 64", lambda c: 1 <= c.model.slots <= 64),
     ("model.ubatch", "must be between 8 and 2048 tokens", lambda c: 8 <= c.model.ubatch <= 2048),
@@ -119,17 +136,25 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         "must be between 64 and 8388608",
         lambda c: 64 <= c.limits.max_prompt_bytes <= 8 << 20,
     ),
-    ("limits.max_tokens", "must be at least 1", lambda c: c.limits.max_tokens >= 1),
+    (
+        "limits.max_tokens",
+        "must be between 1 and 1048576",  # the largest context
+        lambda c: 1 <= c.limits.max_tokens <= 1 << 20,
+    ),
     (
         "limits.default_max_tokens",
         "must be between 1 and limits.max_tokens",
         lambda c: 1 <= c.limits.default_max_tokens <= c.limits.max_tokens,
     ),
     ("limits.default_ttl_s", "must be above 0", lambda c: c.limits.default_ttl_s > 0),
-    ("limits.max_reply_bytes", "must be at least 256", lambda c: c.limits.max_reply_bytes >= 256),
-    ("memory.budget_mib", "must not be negative", lambda c: c.memory.budget_mib >= 0),
-    ("memory.cgroup_max_mib", "must not be negative", lambda c: c.memory.cgroup_max_mib >= 0),
-    ("memory.min_available_mib", "must not be negative", lambda c: c.memory.min_available_mib >= 0),
+    (
+        "limits.max_reply_bytes",
+        "must be between 256 and 268435455",  # the largest packet of MQTT
+        lambda c: 256 <= c.limits.max_reply_bytes < 1 << 28,
+    ),
+    ("memory.budget_mib", MEMORY_RULE, lambda c: 0 <= c.memory.budget_mib <= MAX_MIB),
+    ("memory.cgroup_max_mib", MEMORY_RULE, lambda c: 0 <= c.memory.cgroup_max_mib <= MAX_MIB),
+    ("memory.min_available_mib", MEMORY_RULE, lambda c: 0 <= c.memory.min_available_mib <= MAX_MIB),
     ("engine.hang_timeout_s", "must be at least 1", lambda c: c.engine.hang_timeout_s >= 1),
     ("engine.step_timeout_s", "must be at least 1", lambda c: c.engine.step_timeout_s >= 1),
     ("engine.load_timeout_s", "must be at least 1", lambda c: c.engine.load_timeout_s >= 1),
@@ -157,4 +182,8 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         lambda c: is_loopback(c.http.host) or bool(c.http.api_key_file) or not c.http.enabled,
     ),
     ("http.enabled", "HTTP and MQTT cannot both be off", lambda c: c.http.enabled or c.mqtt.enabled),
+    *(
+        (f"model.sampling.{name}", f"must be {rule}", lambda c, name=name: in_range(c.model.sampling, name))
+        for name, (_, _, rule) in SAMPLING_RANGES.items()
+    ),
 )

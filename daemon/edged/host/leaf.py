@@ -54,9 +54,9 @@ def make_leaf(limit_bytes: int) -> WorkerLeaf:
         (leaf / "memory.max").write_text(str(limit_bytes))
         # The whole leaf dies together, so no half-dead worker is left.
         (leaf / "memory.oom.group").write_text("1")
+        if read_text(leaf / "memory.swap.max") is not None:
+            (leaf / "memory.swap.max").write_text("0")
     except OSError as error:
         log.warning("the worker has no control group of its own: %s", error)
         return WorkerLeaf(None)
-    if read_text(leaf / "memory.swap.max") is not None:
-        (leaf / "memory.swap.max").write_text("0")
     return WorkerLeaf(leaf)

@@ -66,10 +66,15 @@ class DecodeLoop:
         self._active: dict[int, Slot] = {}  # key → slot, in order of arrival
         self._waiting: deque[Start] = deque()
 
+    @property
+    def idle(self) -> bool:
+        """Nothing to do before another message comes."""
+        return not (self._active or self._waiting)
+
     def run(self) -> None:
         """Serve for ever; the process ends when the supervisor hangs up."""
         while True:
-            self.turn(wait=not self._active)
+            self.turn(wait=self.idle)
 
     def turn(self, *, wait: bool) -> None:
         """Take in messages (blocking for one when ``wait``), then compute one step."""

@@ -1,0 +1,282 @@
+"""The decode loop over the fake engine, step by step: who joins, who leaves, and that nobody notices."""
+
+from __future__ import annotations
+
+import random
+from queue import SimpleQueue
+
+import pytest
+
+from edged.api.requests import Message, Sampling
+from edged.ipc.messages import Cancel, Done, EngineOptions, Rejected, Start, Token
+from edged.worker.backends.fake import END, FakeBackend, Script
+from edged.worker.loop import DecodeLoop
+
+
+class Stage:
+    """One loop and everything it says, turn by turn."""
+
+    def __init__(self, *, slots: int = 4, ubatch: int = 16, context: int = 256, **script) -> None:
+        options = EngineOptions(context=context, slots=slots, ubatch=ubatch, threads=1)
+        self.backend = FakeBackend(Script(**script), options)
+        self.inbox: SimpleQueue = SimpleQueue()
+        self.said: list = []
+        self.busy: list[bool] = []
+        self.steps = 0
+        self.slots = slots
+        self.loop = DecodeLoop(
+            self.backend,
+            slots=slots,
+            budget=ubatch,
+            inbox=self.inbox,
+            send=self.said.append,
+            progressed=self._progressed,
+            busy=self.busy.append,
+        )
+
+    def _progressed(self) -> None:
+        self.steps += 1
+
+    def start(self, key: int, text: str, *, max_tokens: int = 200, stop: tuple[str, ...] = ()) -> None:
+        messages = (Message(role="user", content=text),)
+        order = Start(key=key, messages=messages, max_tokens=max_tokens, stop=stop, sampling=Sampling())
+        self.inbox.put(order)
+
+    def cancel(self, key: int) -> None:
+        self.inbox.put(Cancel(key=key))
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.loop.turn(wait=False)
+
+    def play(self) -> None:
+        """Until nothing is left to do; then every slot and every cell must be free again."""
+        for _ in range(100_000):
+            self.turn()
+            if self.loop.idle and self.inbox.empty():
+                break
+        assert self.loop.idle
+        assert sorted(self.loop._free) == list(range(self.slots))
+        assert not self.backend._cells
+
+    def text(self, key: int) -> str:
+        return "".join(
+            message.text for message in self.said if isinstance(message, Token) and message.key == key
+        )
+
+    def end(self, key: int):
+        """The one terminal message of ``key``, which is the last about it."""
+        about = [message for message in self.said if message.key == key]
+        ends = [message for message in about if isinstance(message, Done | Rejected)]
+        assert len(ends) == 1
+        assert about[-1] is ends[0]
+        return ends[0]
+
+
+PREFIX = len("<user>")
+
+
+def test_an_answer_is_the_echo_with_its_counts():
+    stage = Stage()
+    stage.start(1, "hé")
+    stage.play()
+    assert stage.text(1) == "echo: hé"
+    done = stage.end(1)
+    assert done.finish == "stop"
+    assert done.usage.prompt_tokens == PREFIX + 3
+    assert done.usage.completion_tokens == len("echo: hé".encode()) + 1
+
+
+def test_a_request_joins_between_steps_and_the_others_do_not_wait_for_it():
+    stage = Stage(ubatch=8)
+    stage.start(1, "first")
+    stage.turn(4)
+    before = stage.text(1)
+    stage.start(2, "x" * 100)
+    stage.turn(5)
+    assert len(stage.text(1)) == len(before) + 5
+    assert not stage.text(2)
+    stage.play()
+    assert (stage.text(1), stage.text(2)) == ("echo: first", "echo: " + "x" * 100)
+
+
+def test_more_requests_than_slots_wait_in_order_of_arrival():
+    stage = Stage(slots=2)
+    for key in range(6):
+        stage.start(key, "same length")
+    stage.play()
+    ends = [message.key for message in stage.said if isinstance(message, Done)]
+    assert ends == list(range(6))
+
+
+@pytest.mark.parametrize("turns", [1, 3, 8], ids=["prefill", "late prefill", "decode"])
+def test_cancelling_at_work_frees_the_slot_before_the_next_step(turns):
+    stage = Stage(slots=1, ubatch=8)
+    stage.start(1, "y" * 30)
+    stage.turn(turns)
+    spoken = stage.text(1)
+    assert bool(spoken) == (turns == 8)
+    stage.cancel(1)
+    stage.start(2, "next")
+    stage.turn()
+    assert stage.end(1).code == "cancelled"
+    assert stage.text(1) == spoken
+    stage.play()
+    assert stage.text(2) == "echo: next"
+
+
+def test_cancelling_who_waits_for_a_slot_costs_the_others_nothing():
+    stage = Stage(slots=1)
+    for key in (1, 2, 3):
+        stage.start(key, f"n{key}")
+    stage.turn()
+    stage.cancel(2)
+    stage.play()
+    assert stage.end(2).code == "cancelled"
+    assert (stage.text(1), stage.text(2), stage.text(3)) == ("echo: n1", "", "echo: n3")
+
+
+def test_cancelling_what_is_over_or_unknown_says_nothing():
+    stage = Stage()
+    stage.start(1, "a")
+    stage.play()
+    said = list(stage.said)
+    stage.cancel(1)
+    stage.cancel(99)
+    stage.play()
+    assert stage.said == said
+
+
+def test_start_and_cancel_in_one_breath_end_once():
+    stage = Stage()
+    stage.start(1, "a")
+    stage.cancel(1)
+    stage.cancel(1)
+    stage.play()
+    assert stage.end(1).code == "cancelled"
+
+
+def test_a_prompt_that_leaves_no_room_is_too_large_and_takes_no_slot():
+    stage = Stage(context=64)
+    for key, length in ((1, 64 - PREFIX), (2, 1000)):
+        stage.start(key, "z" * length)
+    stage.play()
+    for key in (1, 2):
+        assert stage.end(key).code == "too_large"
+        assert "64" in stage.end(key).message
+    assert stage.steps == 0
+
+
+def test_a_prompt_one_below_the_context_gets_one_token():
+    stage = Stage(context=64)
+    stage.start(1, "z" * (63 - PREFIX))
+    stage.play()
+    assert stage.end(1).finish == "length"
+    assert stage.end(1).usage.completion_tokens == 1
+    assert stage.text(1) == "e"
+
+
+def test_the_answer_is_clipped_to_what_the_context_still_holds():
+    stage = Stage(context=64, answer="a" * 500)
+    stage.start(1, "z" * (40 - PREFIX), max_tokens=400)
+    stage.play()
+    assert stage.end(1).finish == "length"
+    assert len(stage.text(1)) == 64 - 40
+
+
+def test_an_empty_raw_prompt_is_a_bad_request():
+    stage = Stage()
+    stage.inbox.put(Start(key=1, prompt="", max_tokens=5, sampling=Sampling()))
+    stage.play()
+    assert stage.end(1).code == "bad_request"
+
+
+def test_max_tokens_inside_a_code_point_gives_a_replacement_character_not_a_break():
+    stage = Stage(answer="é" * 10)
+    stage.start(1, "x", max_tokens=3)
+    stage.play()
+    assert stage.text(1) == "é�"
+
+
+def test_a_stop_string_ends_the_answer_and_no_step_more_is_taken():
+    stage = Stage(answer="one two three four")
+    stage.start(1, "x", stop=("three",))
+    stage.play()
+    assert stage.text(1) == "one two "
+    assert stage.end(1).finish == "stop"
+    assert stage.end(1).usage.completion_tokens == len("one two three")
+
+
+def test_the_loop_is_busy_from_the_moment_a_request_is_taken_until_it_has_ended():
+    stage = Stage()
+    seen = []
+    render = stage.backend.render
+    stage.backend.render = lambda *args, **kwargs: seen.append(stage.busy[-1]) or render(*args, **kwargs)
+    stage.start(1, "a", max_tokens=1)
+    stage.loop.turn(wait=True)
+    assert seen == [True]
+    stage.turn()
+    assert stage.busy[-1] is False
+
+
+def test_the_oldest_long_prompt_gets_on_while_short_ones_keep_coming():
+    stage = Stage(slots=4, ubatch=16, context=2048)
+    stage.start(0, "L" * 400)
+    for key in range(1, 400):
+        stage.start(key, "s", max_tokens=1)
+        stage.turn()
+        if stage.text(0):
+            break
+    # A quarter of each step is its own: 406 tokens at 4 a step.
+    assert key <= 406 // 4 + 2
+
+
+def tokens(stage: Stage) -> list[tuple[str, int]]:
+    keys = sorted({message.key for message in stage.said})
+    return [(stage.text(key), getattr(stage.end(key), "usage", None)) for key in keys]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_mix_gives_each_the_answer_it_gets_alone(seed):
+    dice = random.Random(seed)
+    shape = {"slots": dice.randint(1, 6), "ubatch": dice.randint(8, 40), "context": 128}
+    jobs = [
+        ("".join(dice.choice("aé😀 ") for _ in range(dice.randint(0, 60))), dice.randint(1, 80))
+        for _ in range(dice.randint(1, 12))
+    ]
+    stops = [dice.choice([(), ("é",), ("aa", " a")]) for _ in jobs]
+    together = Stage(**shape)
+    for key, (text, most) in enumerate(jobs):
+        together.start(key, text, max_tokens=most, stop=stops[key])
+        together.turn(dice.randint(0, 4))
+    together.play()
+    alone = []
+    for key, (text, most) in enumerate(jobs):
+        single = Stage(**shape)
+        single.start(key, text, max_tokens=most, stop=stops[key])
+        single.play()
+        alone += tokens(single)
+    assert tokens(together) == alone
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_interleaving_of_starts_and_cancels_ends_each_request_once(seed):
+    dice = random.Random(seed)
+    stage = Stage(slots=dice.randint(1, 4), ubatch=8, context=64)
+    keys: list[int] = []
+    for _ in range(120):
+        move = dice.random()
+        if move < 0.35:
+            keys.append(len(keys))
+            stage.start(keys[-1], "q" * dice.randint(0, 80), max_tokens=dice.randint(1, 40))
+        elif move < 0.6 and keys:
+            stage.cancel(dice.choice(keys))
+        else:
+            stage.turn()
+    stage.play()
+    for key in keys:
+        stage.end(key)
+
+
+def test_the_end_token_is_never_text():
+    assert END > 255

@@ -9,21 +9,27 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from typing import TYPE_CHECKING
 
 from edged.ipc.frames import FrameReader
-from edged.ipc.messages import decode_from_worker, encode
+from edged.ipc.messages import LoadFailed, Ready, decode_from_worker, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edged.ipc.messages import FromWorker, ToWorker
+    from edged.ipc.messages import FromWorker, Load, ToWorker
 
 log = logging.getLogger("edged.engine")
 
 READ_BYTES = 1 << 16
 SPIN_COUNT = "1000"  # rounds of a few nanoseconds; a barrier that takes longer sleeps instead
+LAST_BREATH_S = 0.2  # between hanging up and being reaped; 3 ms were measured
 KILL_WAIT_S = 10.0  # SIGKILL is immediate, except in an uninterruptible read of a failing disk
+
+
+class WorkerLost(Exception):
+    """This worker is of no more use; the text says why, for people."""
 
 
 class Worker:
@@ -33,8 +39,7 @@ class Worker:
         self._process = process
         self._link = link
         self._reader = FrameReader()
-        self._ready: list[FromWorker] = []
-        self._closed = False
+        self._ready: deque[FromWorker] = deque()
 
     @property
     def pid(self) -> int:
@@ -82,30 +87,52 @@ class Worker:
                 raise EOFError(str(error)) from error
             if not data:
                 raise EOFError("the worker hung up")
-            self._ready += [decode_from_worker(payload) for payload in self._reader.feed(data)]
-        return self._ready.pop(0)
+            self._ready.extend(decode_from_worker(payload) for payload in self._reader.feed(data))
+        return self._ready.popleft()
 
-    async def end(self) -> str:
-        """Kill what is left of the worker and reap it; how it ended, for people. Safe to repeat."""
-        # A worker that has already died keeps its own cause of death.
-        if not self._closed:
-            self._closed = True
-            with contextlib.suppress(asyncio.TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await self._process.wait()
-            self._link.close()
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            async with asyncio.timeout(KILL_WAIT_S):
+    async def load(self, order: Load, *, load_timeout_s: float, hang_timeout_s: float) -> Ready:
+        """Let the worker load; raises WorkerLost when it cannot, takes too long or falls silent."""
+        await self.send(order)
+        try:
+            async with asyncio.timeout(load_timeout_s):
+                while True:
+                    message = await self._receive_within(hang_timeout_s)
+                    if isinstance(message, Ready):
+                        return message
+                    if isinstance(message, LoadFailed):
+                        raise WorkerLost(f"the model cannot be loaded: {message.message}")
+        except TimeoutError:
+            raise WorkerLost(f"loading took more than {load_timeout_s:.0f} s") from None
+
+    async def _receive_within(self, limit_s: float) -> FromWorker:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self.receive()
+        except TimeoutError:
+            raise WorkerLost(f"no heartbeat for {limit_s:.0f} s while loading") from None
+
+    async def cause(self) -> str:
+        """How a worker that has hung up ended, for people; one that still lives then is left alone."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_BREATH_S):
                 await self._process.wait()
         return describe_exit(self._process.returncode)
 
     async def kill(self) -> str:
-        """End the worker at once, mid-step."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        return await self.end()
+        """End the worker at once, mid-step, and reap it; how it ended, for people.
+
+        Safe to repeat. Does not raise when the worker will not die, which a failing disk can do.
+        """
+        self._link.close()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_WAIT_S):
+                    await self._process.wait()
+        if self._process.returncode is None:
+            log.error("worker %d did not die of SIGKILL: it waits for a disk or a driver", self.pid)
+        return describe_exit(self._process.returncode)
 
 
 def describe_exit(code: int | None) -> str:
@@ -124,7 +151,8 @@ def worker_environment() -> dict[str, str]:
     """The worker's environment: ours without what is none of its business, and a wait policy.
 
     By default OpenMP threads spin at every barrier, and one busy neighbour process then costs nine tenths of
-    the speed. A short spin keeps most of the quiet speed and yields in time (tests/bench/wait_policy.py shows both).
+    the speed. A short spin keeps most of the quiet speed and yields in time
+    (tests/bench/wait_policy.py shows both).
     """
     hidden = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}

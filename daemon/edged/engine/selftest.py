@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct, structs
 
-from edged.engine.process import Worker
+from edged.engine.process import Worker, WorkerLost
 from edged.host.files import read_text, write_atomic
 from edged.host.procfs import ROOT
 from edged.ipc.frames import FrameError
-from edged.ipc.messages import LoadFailed, Ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edged.ipc.messages import EngineOptions, Load
+    from edged.ipc.messages import Load
 
 log = logging.getLogger("edged.selftest")
 
@@ -46,14 +45,24 @@ class Verdict(Struct, frozen=True, kw_only=True):
     trials: tuple[Trial, ...]
 
 
-def verdict_key(order: Load, engine_version: str) -> str:
-    """Changes when the engine build, the CPU's features or the model file do."""
+def verdict_key(order: Load, engine_version: str, budget_bytes: int = 0) -> str:
+    """Changes when the engine build or options, the CPU's features, the model file or the budget do."""
     cpuinfo = (read_text(ROOT / "proc/cpuinfo", limit=1 << 20) or "").splitlines()
     facts = sorted(
         {line for line in cpuinfo if line.startswith(("model name", "flags", "Features", "CPU part"))}
     )
-    parts = [engine_version, order.backend, order.path, *facts]
+    parts = [engine_version, order.backend, order.path, _file_version(order.path), *facts]
+    parts += [repr(structs.replace(order.options, repack=True)), str(budget_bytes)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _file_version(path: str) -> str:
+    """Changes when a file is replaced under its name."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - called with a plain string from the configuration
+    except OSError:
+        return "absent"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def remembered(path: Path, key: str) -> Verdict | None:
@@ -66,14 +75,27 @@ def remembered(path: Path, key: str) -> Verdict | None:
 
 
 async def choose(
-    order: Load, key: str, path: Path, *, budget_bytes: int, timeout_s: float, place: Callable[[int], None]
-) -> Verdict | None:
+    order: Load,
+    key: str,
+    path: Path,
+    *,
+    budget_bytes: int,
+    timeout_s: float,
+    hang_timeout_s: float,
+    place: Callable[[int], None],
+) -> Verdict:
     """Try both settings in workers that may die; store and return the verdict.
 
     A setting whose anonymous memory exceeds ``budget_bytes`` (0: no budget) is out,
-    however fast. None when nothing worked, which is then for the real load to explain.
+    however fast. Raises WorkerLost, with the outcome of the safer setting, when neither works.
     """
-    trials = [await _try(order, repack=repack, timeout_s=timeout_s, place=place) for repack in (True, False)]
+    trials = []
+    for repack in (True, False):
+        options = structs.replace(order.options, repack=repack)
+        trial_order = structs.replace(order, options=options, measure=True)
+        trials.append(
+            await _try(trial_order, timeout_s=timeout_s, hang_timeout_s=hang_timeout_s, place=place)
+        )
     survivors = [trial for trial in trials if trial.survived]
     survivors = [trial for trial in survivors if not 0 < budget_bytes < trial.anon_bytes] or survivors[-1:]
     for trial in trials:
@@ -82,7 +104,7 @@ async def choose(
             trial.repack, trial.outcome, trial.decode_tps, trial.prefill_tps,
         )  # fmt: skip
     if not survivors:
-        return None
+        raise WorkerLost(trials[-1].outcome)
     verdict = Verdict(key=key, repack=prefer_repack(survivors), trials=tuple(trials))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,28 +126,26 @@ def prefer_repack(survivors: list[Trial]) -> bool:
     )
 
 
-async def _try(order: Load, *, repack: bool, timeout_s: float, place: Callable[[int], None]) -> Trial:
-    options: EngineOptions = structs.replace(order.options, repack=repack)
+async def _try(
+    order: Load, *, timeout_s: float, hang_timeout_s: float, place: Callable[[int], None]
+) -> Trial:
+    repack = order.options.repack
     worker = await Worker.spawn(place)
     try:
-        async with asyncio.timeout(timeout_s):
-            await worker.send(structs.replace(order, options=options, measure=True))
-            while True:
-                message = await worker.receive()
-                if isinstance(message, Ready):
-                    return Trial(
-                        repack=repack,
-                        survived=True,
-                        outcome="ok",
-                        decode_tps=message.decode_tps or 0.0,
-                        prefill_tps=message.prefill_tps or 0.0,
-                        anon_bytes=message.anon_bytes,
-                    )
-                if isinstance(message, LoadFailed):
-                    return Trial(repack=repack, survived=False, outcome=message.message)
-    except TimeoutError:
-        return Trial(repack=repack, survived=False, outcome=f"no answer within {timeout_s:.0f} s")
+        ready = await worker.load(order, load_timeout_s=timeout_s, hang_timeout_s=hang_timeout_s)
+        return Trial(
+            repack=repack,
+            survived=True,
+            outcome="ok",
+            decode_tps=ready.decode_tps or 0.0,
+            prefill_tps=ready.prefill_tps or 0.0,
+            anon_bytes=ready.anon_bytes,
+        )
+    except WorkerLost as error:
+        return Trial(repack=repack, survived=False, outcome=str(error))
     except (OSError, EOFError, FrameError):
-        return Trial(repack=repack, survived=False, outcome=f"died: {await worker.end()}")
+        return Trial(
+            repack=repack, survived=False, outcome=f"the engine process ended: {await worker.cause()}"
+        )
     finally:
         await worker.kill()

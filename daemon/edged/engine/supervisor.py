@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import structs
 
+from edged.api.errors import ModelUnusable
 from edged.api.status import EngineState
 from edged.engine import selftest
 from edged.engine.backoff import Backoff
-from edged.engine.process import Worker
+from edged.engine.modelfile import check_model
+from edged.engine.process import Worker, WorkerLost
 from edged.engine.states import EngineStates
 from edged.host.cpus import compute_threads
 from edged.ipc.frames import FrameError
@@ -22,7 +25,6 @@ from edged.ipc.messages import (
     EngineOptions,
     Heartbeat,
     Load,
-    LoadFailed,
     Ready,
     Rejected,
     Start,
@@ -31,7 +33,6 @@ from edged.ipc.messages import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from edged.api.config import Config
     from edged.ipc.messages import FromWorker, ToWorker
@@ -50,10 +51,6 @@ class Sink(Protocol):
     def lost(self, why: str) -> None: ...
 
 
-class WorkerLost(Exception):
-    """This worker is of no more use."""
-
-
 class EngineSupervisor:
     """Runs for the life of the daemon; ``on_change`` is called whenever slots or state change."""
 
@@ -67,6 +64,7 @@ class EngineSupervisor:
     ) -> None:
         self._config = config
         self._verdict_path = state_dir / "selftest.json"
+        self._digest_path = state_dir / "model.json"
         self._place = place
         self._on_change = on_change
         self._states = EngineStates(lambda _state, _why: on_change())
@@ -121,16 +119,20 @@ class EngineSupervisor:
 
     async def run(self) -> None:
         """Keep a worker serving until cancelled; then the worker is gone and all requests are ended."""
-        while True:
-            ready_s, why, planned = await self._attempt()
-            self.restarts += 1
-            if planned:
-                continue
-            self.last_error = why
-            delay_s = self._backoff.failed(ready_s)
-            state = EngineState.BROKEN if self._backoff.broken else EngineState.BACKOFF
-            self._states.move(state, f"{why}; next attempt in {delay_s:.1f} s")
-            await asyncio.sleep(delay_s)
+        try:
+            while True:
+                ready_s, why, planned = await self._attempt()
+                self.restarts += 1
+                if planned:
+                    continue
+                self.last_error = why
+                delay_s = self._backoff.failed(ready_s)
+                state = EngineState.BROKEN if self._backoff.broken else EngineState.BACKOFF
+                self._states.move(state, f"{why}; next attempt in {delay_s:.1f} s")
+                await asyncio.sleep(delay_s)
+        finally:
+            if self.state is not EngineState.ABSENT:
+                self._states.move(EngineState.ABSENT, "stopped")
 
     async def _attempt(self) -> tuple[float, str, bool]:
         """One worker from birth to death: seconds it was ready, why it ended, whether that was planned."""
@@ -139,14 +141,17 @@ class EngineSupervisor:
         self._outbox = asyncio.Queue()
         self._recycle.clear()
         ready_at = 0.0
-        planned = False
+        why, planned = "the daemon is stopping", False
         worker: Worker | None = None
         try:
             order = await self._order()
             worker = await Worker.spawn(self._place)
             self.worker_pid = worker.pid
             self._states.move(EngineState.LOADING, order.path)
-            self.loaded = await self._load(worker, order)
+            patience = self._config.engine
+            self.loaded = await worker.load(
+                order, load_timeout_s=patience.load_timeout_s, hang_timeout_s=patience.hang_timeout_s
+            )
             ready_at = loop.time()
             self._states.move(
                 EngineState.READY,
@@ -154,23 +159,31 @@ class EngineSupervisor:
             )
             await self._serve(worker)
             why, planned = self._recycle_why, True
-        except WorkerLost as error:
-            why = str(error)
-        except (OSError, EOFError, FrameError) as error:
-            why = await worker.end() if worker and isinstance(error, EOFError) else str(error)
-            why = f"the engine process ended: {why}" if isinstance(error, EOFError) else why
-        except asyncio.CancelledError:
-            self._abandon("the daemon is stopping")
-            if worker is not None:
-                await worker.kill()
-            raise
-        ready_s = loop.time() - ready_at if ready_at else 0.0
+        except (ModelUnusable, WorkerLost, OSError, EOFError, FrameError) as error:
+            # First of all no slot is free any more, so that what arrives now waits for the next worker.
+            self._states.move(EngineState.KILLING, str(error))
+            why = await self._cause(error, worker)
+        finally:  # whatever happens, also when we are cancelled while we find out what happened
+            ready_s = loop.time() - ready_at if ready_at else 0.0
+            await self._retire(worker, why)
+        return ready_s, why, planned
+
+    async def _cause(self, error: Exception, worker: Worker | None) -> str:
+        """Why an attempt failed, for people; a link that was hung up says nothing by itself."""
+        if worker is not None and isinstance(error, EOFError | ConnectionError):
+            return f"the engine process ended: {await worker.cause()}"
+        if isinstance(error, FrameError):
+            return f"the engine process sent garbage: {error}"
+        return str(error)
+
+    async def _retire(self, worker: Worker | None, why: str) -> None:
+        """End all requests in flight, then the worker."""
+        if self.state is not EngineState.KILLING:
+            self._states.move(EngineState.KILLING, why)
         self._abandon(why)
-        self._states.move(EngineState.KILLING, why)
         self.worker_pid = None
         if worker is not None:
             await worker.kill()
-        return ready_s, why, planned
 
     def _abandon(self, why: str) -> None:
         """End every request in flight, exactly once each."""
@@ -179,8 +192,12 @@ class EngineSupervisor:
             sink.lost(why)
 
     async def _order(self) -> Load:
-        """What the next worker is told to load, with the options that survive on this host."""
+        """What the next worker is told to load, with the options that survive on this host.
+
+        Raises ModelUnusable when the file is not the one that is configured.
+        """
         model = self._config.model
+        await check_model(Path(model.path), model.sha256, self._digest_path)
         options = EngineOptions(
             context=model.context,
             slots=model.slots,
@@ -194,37 +211,18 @@ class EngineSupervisor:
         if model.repack != "auto" or not self._config.engine.selftest:
             return order
         if self._verdict is None:
-            key = selftest.verdict_key(order, engine_version(model.backend))
+            budget_bytes = self._config.memory.budget_mib << 20
+            key = selftest.verdict_key(order, engine_version(model.backend), budget_bytes)
             self._verdict = selftest.remembered(self._verdict_path, key) or await selftest.choose(
                 order,
                 key,
                 self._verdict_path,
-                budget_bytes=self._config.memory.budget_mib << 20,
+                budget_bytes=budget_bytes,
                 timeout_s=self._config.engine.load_timeout_s,
+                hang_timeout_s=self._config.engine.hang_timeout_s,
                 place=self._place,
             )
-        repack = self._verdict.repack if self._verdict else False
-        return structs.replace(order, options=structs.replace(options, repack=repack))
-
-    async def _load(self, worker: Worker, order: Load) -> Ready:
-        patience = self._config.engine
-        await worker.send(order)
-        try:
-            async with asyncio.timeout(patience.load_timeout_s):
-                while True:
-                    try:
-                        async with asyncio.timeout(patience.hang_timeout_s):
-                            message = await worker.receive()
-                    except TimeoutError:
-                        raise WorkerLost(
-                            f"no heartbeat for {patience.hang_timeout_s:.0f} s while loading"
-                        ) from None
-                    if isinstance(message, Ready):
-                        return message
-                    if isinstance(message, LoadFailed):
-                        raise WorkerLost(f"the model cannot be loaded: {message.message}")
-        except TimeoutError:
-            raise WorkerLost(f"loading took more than {patience.load_timeout_s:.0f} s") from None
+        return structs.replace(order, options=structs.replace(options, repack=self._verdict.repack))
 
     async def _serve(self, worker: Worker) -> None:
         """Route messages until the worker is lost (raises) or has been recycled (returns)."""

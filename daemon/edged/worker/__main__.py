@@ -61,8 +61,10 @@ class Link:
                         self.inbox.put(message)
         except (OSError, FrameError) as error:
             log.error("the link to the supervisor broke: %s", error)  # noqa: TRY400 - no traceback in the journal
-        # The supervisor hung up. Native code cannot be interrupted, so leave at once and whole.
-        os._exit(0)
+        finally:
+            # The supervisor hung up, or nobody listens to it here any more. Native code cannot be
+            # interrupted, so leave at once and whole.
+            os._exit(0)
 
 
 class Pulse:
@@ -105,7 +107,13 @@ def main() -> None:
     os.environ["EDGED_WORKER_FD"] = str(descriptor)
     link = Link(descriptor)
     link.start()
-    serve(link)
+    try:
+        serve(link)
+    except StepError as error:
+        log.error("%s", error)  # noqa: TRY400 - a state that cannot be trusted, not a defect
+        sys.exit(1)
+    except ConnectionError:  # the supervisor hung up while we spoke
+        os._exit(0)
 
 
 def die_with_parent() -> None:
@@ -125,12 +133,13 @@ def serve(link: Link) -> None:
         backend = load_backend(order, pulse.progressed)
         loaded = time.monotonic()
         prove_one_token(backend)
-    except (LoadError, StepError, ImportError) as error:
+    # A library that is missing, or built for another computer, shows as any of the last three.
+    except (LoadError, StepError, ImportError, OSError, RuntimeError) as error:
         link.send(LoadFailed(message=str(error)))
         sys.exit(0)
     now = time.monotonic()
     memory = process_memory(os.getpid())
-    prefill_tps, decode_tps = measure(backend) if order.measure else (None, None)
+    prefill_tps, decode_tps = measure(backend, order.options.ubatch) if order.measure else (None, None)
     link.send(
         Ready(
             engine=backend.engine,
@@ -165,14 +174,13 @@ def prove_one_token(backend: Backend) -> None:
     backend.forget(0)
 
 
-def measure(backend: Backend) -> tuple[float, float]:
+def measure(backend: Backend, ubatch: int) -> tuple[float, float]:
     """Tokens per second of a short prefill and a short decode, after the first token warmed everything."""
     token = (backend.tokenize("a") or [0])[0]
-    prompt = [token] * min(MEASURE_PROMPT_TOKENS, backend.context // 2)
-    chunk = 8  # below any legal ubatch
+    prompt = [token] * min(max(MEASURE_PROMPT_TOKENS, 2 * ubatch), backend.context // 2)
     started = time.monotonic()
-    for start in range(0, len(prompt), chunk):
-        backend.step([Run(0, prompt[start : start + chunk], start, output=False)])
+    for start in range(0, len(prompt), ubatch):
+        backend.step([Run(0, prompt[start : start + ubatch], start, output=False)])
     prefilled = time.monotonic()
     for offset in range(MEASURE_DECODE_TOKENS):
         backend.step([Run(0, [token], len(prompt) + offset, output=True)])

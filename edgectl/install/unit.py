@@ -14,6 +14,7 @@ from edgectl.resources import data_dir
 UNIT_NAME = "edged.service"
 CREDENTIALS = f"/run/credentials/{UNIT_NAME}"  # where systemd puts what LoadCredential= names
 SLOWEST_READ_BYTES_S = 10_000_000  # an SD card of class 10 promises 10 MB/s
+FIRST_START_READS = 2  # once for the digest, once for the weights, where memory does not keep the file
 START_SPARE_S = 120  # interpreter, self-test and first token on the slowest supported board
 SUPERVISOR_TASKS = 96  # loop, bridge, mDNS, executor threads; measured below 40, the worker's own not counted
 BACKOFF_SINCE = 254  # RestartSteps= and RestartMaxDelaySec= (systemd.service(5))
@@ -58,7 +59,7 @@ def unit_text(facts: UnitFacts) -> str:
 
 def start_timeout_s(model_bytes: int) -> int:
     """Seconds until READY=1 on slow storage."""
-    return model_bytes // SLOWEST_READ_BYTES_S + START_SPARE_S
+    return FIRST_START_READS * model_bytes // SLOWEST_READ_BYTES_S + START_SPARE_S
 
 
 def credential_sources(text: str) -> dict[str, str]:

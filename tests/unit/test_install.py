@@ -266,6 +266,25 @@ class _Through:
         return getattr(self._manager, name)
 
 
+def test_a_step_is_on_the_disk_before_it_is_done(box, monkeypatch):
+    seen = []
+    journal = box.places.record / JOURNAL
+    fsync = os.fsync
+
+    def syncing(descriptor):
+        fsync(descriptor)
+        if journal.exists() and os.path.samestat(os.fstat(descriptor), journal.stat()):
+            seen.append("synced")
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    box.manager = _Through(box.manager, lambda *words: seen.append("done") or real(*words))
+    real = box.manager._manager
+    box.install()
+    changes = [index for index, name in enumerate(seen) if name == "done"]
+    assert len(changes) == 3  # daemon-reload, enable, start
+    assert all(seen[index - 1] == "synced" for index in changes)
+
+
 def test_a_line_torn_by_a_power_cut_does_not_keep_the_rest_from_being_undone(box):
     before = box.everything()
     box.client.broken = Killed()

@@ -61,11 +61,11 @@ def test_the_limits_come_from_the_plan():
     assert unit["MemoryMax"] == [str(900 * MIB)]
     assert unit["MemorySwapMax"] == ["0"]
     assert unit["TasksMax"] == ["104"]
-    assert unit["TimeoutStartSec"] == ["170"]
+    assert unit["TimeoutStartSec"] == ["220"]
 
 
 def test_a_large_file_on_a_slow_card_gets_time_to_load():
-    assert start_timeout_s(5_600_000_000) == 560 + 120
+    assert start_timeout_s(5_600_000_000) == 2 * 560 + 120
 
 
 def test_no_placeholder_and_no_empty_hole_is_left():

@@ -23,10 +23,11 @@ test-chaos: setup ## Run the tests that kill, stall and starve things
 test-all: test test-chaos ## Run every test
 
 lint: setup ## Check style, types and the layers of the code
-	@$(python) -m ruff check
-	@$(python) -m ruff format --check
-	@$(python) -m mypy
-	@.venv/bin/lint-imports
+	@failed=0; \
+	for check in 'python -m ruff check' 'python -m ruff format --check' 'python -m mypy' lint-imports; do \
+	  .venv/bin/$$check || failed=1; \
+	done; \
+	exit $$failed
 
 bench: setup ## Measure the footprint of the command line and the daemon
 	@$(python) -m tests.bench.footprint $(ARGS)

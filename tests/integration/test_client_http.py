@@ -76,7 +76,8 @@ class Server:
 
 def answer(status, body, headers=""):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    kind = "content-type: application/json"
+    # The server serves one request a connection and says so; else the client may reuse one that is closing.
+    kind = "content-type: application/json\r\nconnection: close"
     head = f"HTTP/1.1 {status} X\r\n{kind}\r\ncontent-length: {len(raw)}\r\n{headers}\r\n"
 
     def play(_server, connection):

@@ -131,7 +131,9 @@ class Session:
                 return
             self._show_removal(steps, purge=purge)
             _confirm("Remove this?", yes=yes)
+            folders = uninstaller.folders(self.places)
             uninstaller.carry_out(steps, lambda _text: None)
+        uninstaller.remove_empty(folders)  # now that the record is gone as well
         say("edged is removed")
 
     def _show_removal(self, steps: list[uninstaller.Step], *, purge: bool) -> None:

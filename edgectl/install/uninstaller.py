@@ -48,15 +48,21 @@ def removal(places: Places, host: Host, state: UnitState, *, purge: bool) -> lis
     record = places.record / MANIFEST
     if record.exists():
         steps.append(Step(describe=f"remove {record}", do=partial(remove, record)))
-    if steps:
-        created = [Path(name) for name in manifest.created] if manifest is not None else []
-        folders = dict.fromkeys([places.config.parent, *reversed(created)])
-        steps += [
-            Step(describe=f"remove {folder} if it is empty", do=partial(_remove_empty, folder))
-            for folder in folders
-            if folder.is_dir()
-        ]
     return steps
+
+
+def folders(places: Places) -> list[Path]:
+    """The folders that installing made, innermost first; the manifest knows them as long as it is there."""
+    manifest = look(places).manifest
+    made = [Path(name) for name in manifest.created] if manifest is not None else []
+    return list(dict.fromkeys([places.config.parent, *reversed(made)]))
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of ``folders`` that are empty; what something else lives in stays."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def kept(places: Places, *, purge: bool) -> list[Path]:
@@ -119,8 +125,3 @@ def _state(places: Places) -> list[Path]:
     """The state folder, and the link to it."""
     candidates = [path for path in (places.private, places.state) if path is not None]
     return [path for path in candidates if path.exists() or path.is_symlink()]
-
-
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # something else lives there by now
-        folder.rmdir()

@@ -33,6 +33,14 @@ def state(box):
     return Systemd(box.manager, user=False).state()
 
 
+def uninstall(box, *, purge=False):
+    """As the command does it."""
+    with exclusive(box.places.record):
+        folders = uninstaller.folders(box.places)
+        uninstaller.carry_out(removal(box, purge=purge), box.said.append)
+    uninstaller.remove_empty(folders)
+
+
 def removal(box, *, purge=False):
     return uninstaller.removal(box.places, box.host, state(box), purge=purge)
 
@@ -364,8 +372,7 @@ def test_a_user_who_may_not_linger_is_told_and_installed_all_the_same(box):
 def test_uninstalling_leaves_nothing(box):
     before = box.everything()
     box.install(lingering="me")
-    with exclusive(box.places.record):
-        uninstaller.carry_out(removal(box, purge=True), box.said.append)
+    uninstall(box, purge=True)
     assert box.everything() == before
 
 
@@ -373,7 +380,7 @@ def test_models_and_an_edited_configuration_stay_without_purge(box):
     box.install()
     box.places.config.write_text(box.places.config.read_text() + "[limits]\nqueue = 7\n")
     kept = uninstaller.kept(box.places, purge=False)
-    uninstaller.carry_out(removal(box), box.said.append)
+    uninstall(box)
     assert kept == [box.places.config, box.places.state]
     assert load(box.places.config).limits.queue == 7
     assert box.places.state.is_dir()
@@ -400,7 +407,7 @@ def test_a_file_of_another_program_beside_ours_stays(box):
     box.install()
     theirs = box.places.config.parent / "theirs.conf"
     theirs.write_text("")
-    uninstaller.carry_out(removal(box, purge=True), box.said.append)
+    uninstall(box, purge=True)
     assert theirs.exists()
 
 

@@ -127,12 +127,20 @@ class Worker:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(KILL_WAIT_S):
-                    await self._process.wait()
+            reaping = asyncio.create_task(self._reap())
+            try:
+                await asyncio.shield(reaping)
+            except asyncio.CancelledError:  # a stop in the middle of it must not leave a zombie
+                await reaping
+                raise
         if self._process.returncode is None:
             log.error("worker %d did not die of SIGKILL: it waits for a disk or a driver", self.pid)
         return describe_exit(self._process.returncode)
+
+    async def _reap(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_WAIT_S):
+                await self._process.wait()
 
 
 def describe_exit(code: int | None) -> str:

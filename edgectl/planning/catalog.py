@@ -33,7 +33,8 @@ class Geometry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The shape of the network, as its configuration gives it; counts, no units.
 
     ``full_attention_interval`` n means every n-th layer has a KV cache and the others are Gated DeltaNet
-    layers with a recurrent state; 1 means that all have a KV cache.
+    layers with a recurrent state; 1 means that all have a KV cache. In a mixture of experts
+    ``feed_forward`` is the width of one expert, ``shared_feed_forward`` of the one that every token uses.
     """
 
     layers: Count
@@ -49,6 +50,9 @@ class Geometry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     linear_value_heads: int = 0
     linear_head_dim: int = 0
     linear_conv_kernel: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    shared_feed_forward: int = 0
 
     @property
     def kv_layers(self) -> int:

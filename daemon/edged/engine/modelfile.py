@@ -15,12 +15,12 @@ from edged.api.errors import ModelUnusable
 from edged.host.files import write_atomic
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
-    from typing import BinaryIO
 
 log = logging.getLogger("edged.engine")
 
-CHUNK_BYTES = 16 << 20  # a stop waits for one chunk at most: a second on a slow SD card
+CHUNK_BYTES = 1 << 20  # as much memory as the check takes; the supervisor is small for as long as it lives
 
 
 class Seen(Struct, frozen=True):
@@ -63,10 +63,12 @@ async def check_model(path: Path, sha256: str, memory: Path) -> None:
         log.warning("the digest cannot be kept, the next start reads the file again: %s", error)
 
 
-async def _digest(file: BinaryIO) -> str:
+async def _digest(file: BufferedReader) -> str:
+    """The digest of what is left of ``file``, through one buffer; a stop waits for one chunk at most."""
     digest = hashlib.sha256()
-    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-        await asyncio.to_thread(digest.update, chunk)
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    while size_bytes := await asyncio.to_thread(file.readinto, buffer):
+        await asyncio.to_thread(digest.update, buffer[:size_bytes])
     return digest.hexdigest()
 
 

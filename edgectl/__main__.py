@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -37,8 +38,9 @@ def run(argv: list[str] | None = None) -> int:
     except EdgeError as error:
         show(error)
         return exit_code(error)
-    except BrokenPipeError:  # `edgectl … | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - nothing may flush into the closed pipe
+    except SystemExit:
+        # Not ours: click and rich end so on a closed pipe (`edgectl … | head`). The reader has all it wanted.
+        discard_output()
         return 0
     except Exception as error:  # noqa: BLE001 - the last stop before a person
         return report_bug(error)
@@ -50,6 +52,14 @@ def show(error: EdgeError) -> None:
     click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
     if error.hint:
         click.echo(f"  → {error.hint}", err=True)
+
+
+def discard_output() -> None:
+    """What is still buffered goes nowhere, instead of into a closed pipe at exit."""
+    with contextlib.suppress(OSError):  # replaced by something without a descriptor
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
 
 
 def report_bug(error: Exception) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -11,9 +12,10 @@ import traceback
 import click
 
 from edgectl.cli import cli
-from edgectl.errors import EdgeError, exit_code
+from edgectl.errors import EdgeError, NoSpace, exit_code
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,6 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal; under nohup it is ignored
         signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for name in ("stdout", "stderr"):  # closed by who started us: `>&-`, some cron jobs
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open as long as we run
     sys.exit(run(argv))
 
 
@@ -43,6 +48,12 @@ def run(argv: list[str] | None = None) -> int:
         discard_output()
         return 0
     except Exception as error:  # noqa: BLE001 - the last stop before a person
+        if isinstance(error, OSError) and error.errno in FULL:
+            where = error.filename or "where the output goes"
+            full = NoSpace(f"{where}: {error.strerror}", hint="`df -h` shows what is full")
+            discard_output()
+            show(full)
+            return exit_code(full)
         return report_bug(error)
     return result if isinstance(result, int) else 0
 

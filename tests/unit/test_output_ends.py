@@ -1,0 +1,62 @@
+"""Where the output goes may end, be full or be closed: a command says so, or has nothing to say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "plan --help",
+        "plan --device pi5-8gb",
+        "plan --device pi5-8gb --json",
+        "probe",
+        "probe --json",
+        "models list --available",
+        "config explain",
+    ],
+)
+def test_a_closed_pipe_ends_a_command_silently_with_0(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgectl", *words.split()],
+            stdin=subprocess.DEVNULL,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["plan --device pi5-8gb", "plan --device pi5-8gb --json"])
+def test_a_full_disk_is_named(words):
+    done = _shell(f"{words} >/dev/full")
+    assert done.returncode == 3
+    assert "No space left on device" in done.stderr
+    assert "defect" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_command_without_an_output_still_ends_well(closed):
+    assert _shell(f"plan --device pi5-8gb {closed}").returncode == 0
+
+
+def _shell(words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m edgectl {words}'],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from typing import TypeGuard
 
 import click
 
@@ -15,7 +16,6 @@ from edgectl.cli import cli
 from edgectl.errors import EdgeError, NoSpace, exit_code
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,13 +48,7 @@ def run(argv: list[str] | None = None) -> int:
         discard_output()
         return 0
     except Exception as error:  # noqa: BLE001 - the last stop before a person
-        if isinstance(error, OSError) and error.errno in FULL:
-            where = error.filename or "where the output goes"
-            full = NoSpace(f"{where}: {error.strerror}", hint="`df -h` shows what is full")
-            discard_output()
-            show(full)
-            return exit_code(full)
-        return report_bug(error)
+        return report_full_disk(error) if is_full_disk(error) else report_bug(error)
     return result if isinstance(result, int) else 0
 
 
@@ -71,6 +65,18 @@ def discard_output() -> None:
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())
         os.close(descriptor)
+
+
+def is_full_disk(error: Exception) -> TypeGuard[OSError]:
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def report_full_disk(error: OSError) -> int:
+    where = error.filename or "where the output goes"
+    full = NoSpace(f"{where}: {error.strerror}", hint="`df -h` shows what is full")
+    discard_output()
+    show(full)
+    return exit_code(full)
 
 
 def report_bug(error: Exception) -> int:

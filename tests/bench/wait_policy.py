@@ -15,7 +15,7 @@ from statistics import median
 
 from edged.host.cpus import compute_threads
 from edged.ipc.frames import FrameReader
-from edged.ipc.messages import EngineOptions, Load, Ready, decode_from_worker, encode
+from edged.ipc.messages import EngineOptions, Load, Measure, Measured, Ready, decode_from_worker, encode
 
 POLICIES: dict[str, dict[str, str]] = {
     "default (spin)": {},
@@ -39,13 +39,15 @@ def decode_tps(model: str, environment: dict[str, str]) -> float:
     )
     theirs.close()
     try:
-        ours.sendall(encode(Load(path=model, backend="llama", options=options, measure=True)))
+        ours.sendall(encode(Load(path=model, backend="llama", options=options)))
         reader = FrameReader()
         while data := ours.recv(65536):
             for payload in reader.feed(data):
                 message = decode_from_worker(payload)
                 if isinstance(message, Ready):
-                    return message.decode_tps or 0.0
+                    ours.sendall(encode(Measure(depth=64, decode_steps=32)))
+                elif isinstance(message, Measured):
+                    return message.decode_tps
         raise SystemExit("the worker died")
     finally:
         ours.close()

@@ -13,12 +13,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from edged.ipc.frames import FrameReader
-from edged.ipc.messages import LoadFailed, Ready, decode_from_worker, encode
+from edged.ipc.messages import LoadFailed, Measured, Ready, decode_from_worker, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edged.ipc.messages import FromWorker, Load, ToWorker
+    from edged.ipc.messages import FromWorker, Load, Measure, ToWorker
 
 log = logging.getLogger("edged.engine")
 
@@ -96,7 +96,7 @@ class Worker:
         try:
             async with asyncio.timeout(load_timeout_s):
                 while True:
-                    message = await self._receive_within(hang_timeout_s)
+                    message = await self._receive_within(hang_timeout_s, "loading")
                     if isinstance(message, Ready):
                         return message
                     if isinstance(message, LoadFailed):
@@ -104,12 +104,24 @@ class Worker:
         except TimeoutError:
             raise WorkerLost(f"loading took more than {load_timeout_s:.0f} s") from None
 
-    async def _receive_within(self, limit_s: float) -> FromWorker:
+    async def measure(self, order: Measure, *, limit_s: float, hang_timeout_s: float) -> Measured:
+        """What a loaded worker without requests needs for ``order``; raises WorkerLost."""
+        await self.send(order)
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    message = await self._receive_within(hang_timeout_s, "measuring")
+                    if isinstance(message, Measured):
+                        return message
+        except TimeoutError:
+            raise WorkerLost(f"measuring took more than {limit_s:.0f} s") from None
+
+    async def _receive_within(self, limit_s: float, doing: str) -> FromWorker:
         try:
             async with asyncio.timeout(limit_s):
                 return await self.receive()
         except TimeoutError:
-            raise WorkerLost(f"no heartbeat for {limit_s:.0f} s while loading") from None
+            raise WorkerLost(f"no heartbeat for {limit_s:.0f} s while {doing}") from None
 
     async def cause(self) -> str:
         """How a worker that has hung up ended, for people; one that still lives then is left alone."""

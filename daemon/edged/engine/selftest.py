@@ -14,12 +14,13 @@ from edged.engine.process import Worker, WorkerLost
 from edged.host.files import read_text, write_atomic
 from edged.host.procfs import ROOT
 from edged.ipc.frames import FrameError
+from edged.ipc.messages import Measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edged.ipc.messages import Load
+    from edged.ipc.messages import EngineOptions, Load
 
 log = logging.getLogger("edged.selftest")
 
@@ -92,7 +93,7 @@ async def choose(
     trials = []
     for repack in (True, False):
         options = structs.replace(order.options, repack=repack)
-        trial_order = structs.replace(order, options=options, measure=True)
+        trial_order = structs.replace(order, options=options)
         trials.append(
             await _try(trial_order, timeout_s=timeout_s, hang_timeout_s=hang_timeout_s, place=place)
         )
@@ -126,6 +127,12 @@ def prefer_repack(survivors: list[Trial]) -> bool:
     )
 
 
+def measure_order(options: EngineOptions) -> Measure:
+    """A prompt of two full steps at least and a short answer: enough to tell two settings apart."""
+    prompt = min(max(64, 2 * options.ubatch), options.context // 2)
+    return Measure(depth=prompt, prefill_tokens=prompt, decode_steps=16)
+
+
 async def _try(
     order: Load, *, timeout_s: float, hang_timeout_s: float, place: Callable[[int], None]
 ) -> Trial:
@@ -133,12 +140,14 @@ async def _try(
     worker = await Worker.spawn(place)
     try:
         ready = await worker.load(order, load_timeout_s=timeout_s, hang_timeout_s=hang_timeout_s)
+        workload = measure_order(order.options)
+        measured = await worker.measure(workload, limit_s=timeout_s, hang_timeout_s=hang_timeout_s)
         return Trial(
             repack=repack,
             survived=True,
             outcome="ok",
-            decode_tps=ready.decode_tps or 0.0,
-            prefill_tps=ready.prefill_tps or 0.0,
+            decode_tps=measured.decode_tps,
+            prefill_tps=measured.prefill_tps,
             anon_bytes=ready.anon_bytes,
         )
     except WorkerLost as error:

@@ -33,7 +33,6 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     path: str
     backend: Literal["llama", "fake"]
     options: EngineOptions
-    measure: bool = False  # time a short prefill and decode, for the self-test
 
 
 class Start(Struct, frozen=True, kw_only=True, tag="start"):
@@ -47,6 +46,18 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     sampling: Sampling
     thinking: bool = False
     priority: int = 5
+
+
+class Measure(Struct, frozen=True, kw_only=True, tag="measure"):
+    """Time the loaded model, once no request is running: ``batch`` sequences of ``depth`` tokens each.
+
+    ``prefill_tokens`` at the end of each are timed, then ``decode_steps`` of one token a sequence.
+    """
+
+    batch: int = 1
+    depth: int = 0
+    prefill_tokens: int = 0
+    decode_steps: int = 0
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -64,7 +75,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
-    """Loaded, and one token was produced. Speeds in tokens per second when ``Load.measure`` was set."""
+    """Loaded, and one token was produced."""
 
     engine: str
     model_name: str
@@ -72,8 +83,14 @@ class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     load_ms: float
     first_token_ms: float
     anon_bytes: int = 0  # RssAnon + swap, all buffers touched that one token touches
-    decode_tps: float | None = None
-    prefill_tps: float | None = None
+
+
+class Measured(Struct, frozen=True, kw_only=True, tag="measured"):
+    """Tokens per second of all sequences together, and the median decode step in milliseconds."""
+
+    prefill_tps: float
+    decode_tps: float
+    step_ms: float
 
 
 class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
@@ -102,8 +119,8 @@ class Rejected(Struct, frozen=True, kw_only=True, tag="rejected"):
     message: str
 
 
-ToWorker: TypeAlias = Load | Start | Cancel
-FromWorker: TypeAlias = Heartbeat | Ready | LoadFailed | Token | Done | Rejected
+ToWorker: TypeAlias = Load | Start | Cancel | Measure
+FromWorker: TypeAlias = Heartbeat | Ready | LoadFailed | Measured | Token | Done | Rejected
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

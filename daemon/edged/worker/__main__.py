@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, NoReturn
 from edged.api.requests import Sampling
 from edged.host.procfs import process_memory
 from edged.ipc.frames import FrameError, FrameReader
-from edged.ipc.messages import Cancel, Heartbeat, Load, LoadFailed, Ready, Start, decode_to_worker, encode
+from edged.ipc.messages import (
+    Cancel,
+    Heartbeat,
+    Load,
+    LoadFailed,
+    Measure,
+    Ready,
+    Start,
+    decode_to_worker,
+    encode,
+)
 from edged.worker.backends import load_backend
 from edged.worker.backends.base import Backend, LoadError, Run, StepError
 from edged.worker.loop import DecodeLoop
@@ -29,8 +39,6 @@ log = logging.getLogger("edged.worker")
 
 HEARTBEAT_S = 1.0
 PR_SET_PDEATHSIG = 1
-MEASURE_PROMPT_TOKENS = 64
-MEASURE_DECODE_TOKENS = 16
 
 
 class Link:
@@ -40,7 +48,7 @@ class Link:
         self._socket = socket.socket(fileno=descriptor)
         self._lock = threading.Lock()
         self.first: SimpleQueue[Load] = SimpleQueue()
-        self.inbox: SimpleQueue[Start | Cancel] = SimpleQueue()
+        self.inbox: SimpleQueue[Start | Cancel | Measure] = SimpleQueue()
 
     def start(self) -> None:
         threading.Thread(target=self._read, name="link", daemon=True).start()
@@ -139,7 +147,6 @@ def serve(link: Link) -> None:
         sys.exit(0)
     now = time.monotonic()
     memory = process_memory(os.getpid())
-    prefill_tps, decode_tps = measure(backend, order.options.ubatch) if order.measure else (None, None)
     link.send(
         Ready(
             engine=backend.engine,
@@ -148,8 +155,6 @@ def serve(link: Link) -> None:
             load_ms=(loaded - started) * 1000,
             first_token_ms=(now - loaded) * 1000,
             anon_bytes=memory.rss_anon_bytes + memory.swap_bytes if memory else 0,
-            prefill_tps=prefill_tps,
-            decode_tps=decode_tps,
         )
     )
     loop = DecodeLoop(
@@ -172,22 +177,6 @@ def prove_one_token(backend: Backend) -> None:
     backend.sample(sampler, row)
     sampler.close()
     backend.forget(0)
-
-
-def measure(backend: Backend, ubatch: int) -> tuple[float, float]:
-    """Tokens per second of a short prefill and a short decode, after the first token warmed everything."""
-    token = (backend.tokenize("a") or [0])[0]
-    prompt = [token] * min(max(MEASURE_PROMPT_TOKENS, 2 * ubatch), backend.context // 2)
-    started = time.monotonic()
-    for start in range(0, len(prompt), ubatch):
-        backend.step([Run(0, prompt[start : start + ubatch], start, output=False)])
-    prefilled = time.monotonic()
-    for offset in range(MEASURE_DECODE_TOKENS):
-        backend.step([Run(0, [token], len(prompt) + offset, output=True)])
-    done = time.monotonic()
-    backend.forget(0)
-    tiny = 1e-9  # the fake needs no time at all
-    return len(prompt) / max(prefilled - started, tiny), MEASURE_DECODE_TOKENS / max(done - prefilled, tiny)
 
 
 if __name__ == "__main__":

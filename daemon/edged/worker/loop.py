@@ -7,9 +7,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from edged.api.events import FinishReason, Usage
-from edged.ipc.messages import Cancel, Done, Rejected, Start, Token
+from edged.ipc.messages import Cancel, Done, Measure, Rejected, Start, Token
 from edged.worker.backends.base import Backend, Run, Sampler
 from edged.worker.batch import Work, plan_step
+from edged.worker.measure import run_measure
 from edged.worker.template import TemplateError
 from edged.worker.text import TextStream
 
@@ -51,7 +52,7 @@ class DecodeLoop:
         *,
         slots: int,
         budget: int,
-        inbox: SimpleQueue[Start | Cancel],
+        inbox: SimpleQueue[Start | Cancel | Measure],
         send: Callable[[FromWorker], None],
         progressed: Callable[[], None],
         busy: Callable[[bool], None],
@@ -65,11 +66,12 @@ class DecodeLoop:
         self._busy = busy
         self._active: dict[int, Slot] = {}  # key → slot, in order of arrival
         self._waiting: deque[Start] = deque()
+        self._measures: deque[Measure] = deque()
 
     @property
     def idle(self) -> bool:
         """Nothing to do before another message comes."""
-        return not (self._active or self._waiting)
+        return not (self._active or self._waiting or self._measures)
 
     def run(self) -> None:
         """Serve for ever; the process ends when the supervisor hangs up."""
@@ -81,10 +83,13 @@ class DecodeLoop:
         self._receive(wait=wait)
         while self._free and self._waiting:
             self._admit(self._waiting.popleft())
-        self._busy(bool(self._active))
+        self._busy(bool(self._active or self._measures))
         if self._active:
             self._step()
             self._progressed()
+        elif self._measures:
+            order = self._measures.popleft()
+            self._send(run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed))
 
     def _receive(self, *, wait: bool) -> None:
         if wait:
@@ -95,9 +100,12 @@ class DecodeLoop:
         while not self._inbox.empty():
             self._take(self._inbox.get())
 
-    def _take(self, message: Start | Cancel) -> None:
+    def _take(self, message: Start | Cancel | Measure) -> None:
         if isinstance(message, Start):
             self._waiting.append(message)
+            return
+        if isinstance(message, Measure):
+            self._measures.append(message)
             return
         slot = self._active.get(message.key)
         if slot is not None:

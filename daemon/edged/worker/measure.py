@@ -1,0 +1,53 @@
+"""Times prefill and decode on a loaded backend, alone in the worker, with tokens that mean nothing."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+from edged.ipc.messages import Measured
+from edged.worker.backends.base import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edged.ipc.messages import Measure
+    from edged.worker.backends.base import Backend
+
+SHORTEST_S = 1e-9  # the fake engine needs no time at all
+
+
+def run_measure(backend: Backend, order: Measure, *, ubatch: int, progressed: Callable[[], None]) -> Measured:
+    """Fill ``order.batch`` sequences to ``order.depth`` tokens, then decode ``order.decode_steps`` steps.
+
+    Prefill is timed over the last ``order.prefill_tokens`` of each sequence's depth, in steps of
+    ``ubatch`` tokens; decode by the median step. Raises StepError when the sequences do not fit.
+    """
+    token = (backend.tokenize("a") or [0])[-1]
+    sequences = range(order.batch)
+    timed_s = 0.0
+    timed_tokens = 0
+    for seq in sequences:
+        for start in range(0, order.depth, ubatch):
+            count = min(ubatch, order.depth - start)
+            before = time.monotonic()
+            backend.step([Run(seq, [token] * count, start, output=False)])
+            progressed()
+            if start + count > order.depth - order.prefill_tokens:
+                timed_s += time.monotonic() - before
+                timed_tokens += count
+    steps_s = []
+    for offset in range(order.decode_steps):
+        before = time.monotonic()
+        backend.step([Run(seq, [token], order.depth + offset, output=True) for seq in sequences])
+        progressed()
+        steps_s.append(time.monotonic() - before)
+    for seq in sequences:
+        backend.forget(seq)
+    step_s = median(steps_s) if steps_s else 0.0
+    return Measured(
+        prefill_tps=timed_tokens / max(timed_s, SHORTEST_S) if timed_tokens else 0.0,
+        decode_tps=order.batch / max(step_s, SHORTEST_S) if steps_s else 0.0,
+        step_ms=step_s * 1000,
+    )

@@ -223,6 +223,22 @@ def test_a_broken_request_gets_one_answer_and_is_acknowledged(broker, version, p
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ten_megabytes_are_refused_with_an_answer_and_the_next_request_is_answered(broker, version):
+    async def scenario():
+        async with answering(broker, version=version) as (_, _, peer):
+            peer.send(f"{ROOT}/request/me/chat", b'{"id":"1","prompt":"' + b"x" * 10_000_000 + b'"}')
+            (refused,) = await peer.wait(f"{ROOT}/response/me/chat")
+            assert refused["error"]["code"] == "too_large"
+            peer.send(f"{ROOT}/ask", b"x" * 10_000_000)
+            await until(lambda: peer.texts(f"{ROOT}/answer"), "the refusal of the ask")
+            assert peer.texts(f"{ROOT}/answer")[0].startswith("error: too_large: ")
+            peer.send(f"{ROOT}/request/me/chat", {"id": "2", "prompt": "hello"})
+            assert (await peer.wait(f"{ROOT}/response/me/chat", 2))[1]["ok"]
+
+    asyncio.run(scenario())
+
+
 def test_too_large_is_said_before_anything_is_parsed(broker):
     async def scenario():
         async with answering(broker) as (service, _, peer):

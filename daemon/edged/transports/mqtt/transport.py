@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTLE_S = 2.0  # answers that are finished but not yet confirmed, at a stop
+# What is larger a version 5 broker drops without a word; up to here the sender hears "too_large".
+LARGEST_HEARD_BYTES = 16 << 20  # held for as long as it takes to refuse it
 FAREWELL_S = 1.0  # the "offline" of a clean stop and its PUBACK
 
 
@@ -200,8 +202,7 @@ class MqttTransport:
             will_topic=self._topics.status,
             will_payload=OFFLINE,
             receive_maximum=self._service.capacity,
-            # Twice the limit, so that a request which is merely too large gets an answer that says so.
-            max_packet_bytes=2 * largest,
+            max_packet_bytes=max(2 * largest, LARGEST_HEARD_BYTES),
             username=config.username,
             password=read_password(config.password_file) if config.username else "",
             tls=_tls(config.ca_file) if config.ca_file else None,

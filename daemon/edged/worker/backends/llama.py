@@ -50,7 +50,7 @@ class LlamaBackend:
     def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
         if self._template is None:
             raise TemplateError("this model has no chat template; use generate with a raw prompt")
-        # No token is shorter than a byte, so a longer prompt cannot fit the context anyhow.
+        # Few tokens are longer than 64 characters, so a longer prompt could hardly fit the context.
         limit = max(self.context * 64, 1 << 16)
         text = self._template.render(messages, thinking=thinking, limit_chars=limit)
         return self._tokenize(text, add_special=not text.startswith(self._bos_text or "\x00"))
@@ -169,7 +169,8 @@ class LlamaSampler:
         self._add(api.llama_sampler_init_min_p(_or_neutral(sampling, "min_p"), 1))
         self._add(api.llama_sampler_init_temp(temperature))
         seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(4), "little")
-        self._add(api.llama_sampler_init_dist(seed))
+        # To llama.cpp the largest number means "draw a seed", which no client with a seed asks for.
+        self._add(api.llama_sampler_init_dist(seed % api.LLAMA_DEFAULT_SEED))
 
     def close(self) -> None:
         api.llama_sampler_free(self.chain)

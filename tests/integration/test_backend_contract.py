@@ -1,0 +1,232 @@
+"""What the decode loop expects of an engine, shown for the fake and for llama.cpp with a real model."""
+
+from __future__ import annotations
+
+import pytest
+
+from edged.api.requests import Message, Sampling
+from edged.ipc.messages import EngineOptions
+from edged.worker.backends.base import LoadError, Run, StepError
+from edged.worker.backends.fake import load_fake
+from tests.kit.model import smollm2
+
+SLOTS, UBATCH, CONTEXT = 4, 32, 256
+OPTIONS = EngineOptions(context=CONTEXT, slots=SLOTS, ubatch=UBATCH, threads=1, repack=False)
+GREEDY = Sampling(temperature=0.0)
+TEXTS = ["Hello world", "Grüße, 東京 😀", "  two  blanks\n\ttabs", "x" * 40]
+# Greedy answers to these have no near-tie in their first tokens: in a batch the sums are made in another
+# order, which moves logits in their last bits and could turn a tie around.
+QUESTIONS = [
+    "What is the capital of France?",
+    "How many days are in a week?",
+    "Name a fruit that is yellow.",
+    "Is water wet?",
+]
+
+
+@pytest.fixture(scope="module", params=["fake", pytest.param("llama", marks=pytest.mark.model)])
+def backend(request, tmp_path_factory):
+    if request.param == "fake":
+        script = tmp_path_factory.mktemp("model") / "echo.fake"
+        script.write_text("")
+        loaded = load_fake(str(script), OPTIONS, lambda: None)
+    else:
+        pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+        from edged.worker.backends.llama import load_llama
+
+        loaded = load_llama(str(smollm2()), OPTIONS, lambda: None)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(autouse=True)
+def clean(backend):
+    """Sequences of one test are not the next one's."""
+    yield
+    for seq in range(SLOTS):
+        backend.forget(seq)
+
+
+def chunks(tokens: list[int]) -> list[list[int]]:
+    return [tokens[start : start + UBATCH] for start in range(0, len(tokens), UBATCH)]
+
+
+def prefill(backend, seq: int, tokens: list[int]) -> int:
+    """Evaluate a prompt step by step; the row of its last token."""
+    rows: list[int] = []
+    position = 0
+    parts = chunks(tokens)
+    for number, part in enumerate(parts):
+        rows = backend.step([Run(seq, part, position, output=number == len(parts) - 1)])
+        position += len(part)
+    return rows[0]
+
+
+def answer(backend, prompt: list[int], count: int, sampling: Sampling = GREEDY, seq: int = 0) -> list[int]:
+    """Up to ``count`` tokens that follow ``prompt``, alone in the batch."""
+    sampler = backend.sampler(sampling, prompt)
+    row = prefill(backend, seq, prompt)
+    tokens: list[int] = []
+    while True:
+        tokens.append(backend.sample(sampler, row))
+        if len(tokens) == count or backend.is_end(tokens[-1]):
+            break
+        (row,) = backend.step([Run(seq, [tokens[-1]], len(prompt) + len(tokens) - 1, output=True)])
+    sampler.close()
+    backend.forget(seq)
+    return tokens
+
+
+def question(backend, text: str) -> list[int]:
+    system = Message(role="system", content="You are a helpful AI assistant.")
+    return backend.render((system, Message(role="user", content=text)), thinking=False)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_of_the_tokens_of_a_text_are_the_text_byte_for_byte(backend, text):
+    pieces = b"".join(backend.piece(token) for token in backend.tokenize(text))
+    assert pieces.decode() == text
+
+
+def test_a_conversation_ends_where_the_assistant_begins_and_holds_what_was_said(backend):
+    messages = (Message(role="system", content="Be brief."), Message(role="user", content="Grüße"))
+    tokens = backend.render(messages, thinking=False)
+    text = b"".join(backend.piece(token) for token in tokens).decode()
+    assert text.index("Be brief.") < text.index("Grüße")
+    assert len(tokens) > len(backend.tokenize("Grüße"))
+
+
+def test_a_step_gives_one_row_for_each_run_with_output_in_order(backend):
+    prompt = question(backend, "Hi")[:UBATCH]
+    assert backend.step([Run(0, prompt[:4], 0, output=False)]) == []
+    half = prompt[:8]
+    rows = backend.step(
+        [Run(1, half, 0, output=True), Run(0, prompt[4:8], 4, output=False), Run(2, half, 0, output=True)]
+    )
+    assert len(rows) == len(set(rows)) == 2
+    sampler = backend.sampler(GREEDY, half)
+    assert backend.sample(sampler, rows[0]) == backend.sample(sampler, rows[1])
+    sampler.close()
+
+
+def test_tokens_must_follow_each_other(backend):
+    prompt = question(backend, "Hi")[:8]
+    backend.step([Run(0, prompt, 0, output=True)])
+    with pytest.raises(StepError):
+        backend.step([Run(0, [prompt[0]], len(prompt) + 5, output=True)])
+
+
+def test_forgetting_a_sequence_frees_its_cells_and_no_others(backend):
+    prompt = question(backend, QUESTIONS[0])
+    expected = answer(backend, prompt, 4)
+    for _ in range(2):  # more than one slot holds, unless it forgets
+        for start in range(0, CONTEXT - UBATCH, UBATCH):
+            backend.step([Run(0, [prompt[-1]] * UBATCH, start, output=False)])
+        backend.forget(0)
+    row = prefill(backend, 1, prompt)
+    backend.forget(0)
+    sampler = backend.sampler(GREEDY, prompt)
+    assert backend.sample(sampler, row) == expected[0]
+    backend.forget(1)
+    assert answer(backend, prompt, 4, seq=1) == expected
+    sampler.close()
+
+
+def test_forgetting_what_is_not_there_is_allowed(backend):
+    backend.forget(SLOTS - 1)
+    backend.forget(SLOTS - 1)
+
+
+def test_every_slot_holds_a_whole_context(backend):
+    token = backend.tokenize("a")[-1]
+    assert backend.context == CONTEXT
+    for start in range(0, CONTEXT, UBATCH // 2):
+        backend.step([Run(seq, [token] * (UBATCH // 2), start, output=False) for seq in (0, SLOTS - 1)])
+    with pytest.raises(StepError):
+        backend.step([Run(0, [token], CONTEXT, output=True)])
+
+
+def test_the_same_seed_draws_the_same_tokens_and_greedy_needs_none(backend):
+    prompt = question(backend, "Tell a story.")
+    for sampling in (GREEDY, Sampling(temperature=1.0, seed=7), Sampling(temperature=1.0, seed=2**32 - 1)):
+        assert answer(backend, prompt, 12, sampling) == answer(backend, prompt, 12, sampling)
+
+
+def test_every_way_to_draw_gives_tokens(backend):
+    prompt = question(backend, "Hi")
+    for sampling in (
+        Sampling(),
+        Sampling(temperature=5.0, top_k=0, top_p=0.0, min_p=1.0, seed=0),
+        Sampling(temperature=0.7, top_k=1, top_p=1.0, min_p=0.0, seed=1),
+        Sampling(temperature=0.7, presence_penalty=2.0, frequency_penalty=-2.0, repeat_penalty=1.3, seed=1),
+    ):
+        assert len(answer(backend, prompt, 3, sampling)) >= 1
+
+
+def test_an_answer_comes_to_an_end_that_is_known_as_one(backend):
+    tokens = answer(backend, question(backend, QUESTIONS[0]), 60)
+    assert backend.is_end(tokens[-1])
+    assert not any(backend.is_end(token) for token in tokens[:-1])
+
+
+def batched(backend, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """``count`` greedy tokens after each prompt: prefill side by side, then decode in one batch."""
+    samplers = [backend.sampler(GREEDY, prompt) for prompt in prompts]
+    said: list[list[int]] = [[] for _ in prompts]
+    share = UBATCH // len(prompts)
+    done = [0] * len(prompts)
+    while any(len(tokens) < count for tokens in said):
+        runs, speaking = [], []
+        for seq, prompt in enumerate(prompts):
+            if done[seq] < len(prompt):
+                part = prompt[done[seq] : done[seq] + share]
+                last = done[seq] + len(part) == len(prompt)
+            elif len(said[seq]) < count and not backend.is_end(said[seq][-1]):
+                part, last = [said[seq][-1]], True
+            else:
+                said[seq] += [said[seq][-1]] * (count - len(said[seq]))
+                continue
+            runs.append(Run(seq, part, done[seq], output=last))
+            done[seq] += len(part)
+            speaking += [seq] if last else []
+        rows = backend.step(runs) if runs else []
+        for seq, row in zip(speaking, rows, strict=True):
+            said[seq].append(backend.sample(samplers[seq], row))
+    for sampler in samplers:
+        sampler.close()
+    return said
+
+
+def test_four_sequences_in_one_batch_say_what_each_says_alone(backend):
+    prompts = [question(backend, text) for text in QUESTIONS]
+    alone = [answer(backend, prompt, 8) for prompt in prompts]
+    together = batched(backend, prompts, 8)
+    assert [tokens[: len(lone)] for tokens, lone in zip(together, alone, strict=True)] == alone
+    assert len({tuple(tokens) for tokens in alone}) == len(QUESTIONS)
+
+
+def test_a_sampler_of_another_engine_is_refused(backend):
+    class Stranger:
+        def close(self) -> None: ...
+
+    with pytest.raises(StepError):
+        backend.sample(Stranger(), 0)
+
+
+@pytest.mark.parametrize("kind", ["fake", pytest.param("llama", marks=pytest.mark.model)])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"GGUF", b"\x00" * 4096, b"GGUF\x03\x00\x00\x00" + b"\xff" * 64]
+)
+def test_a_file_that_is_no_model_is_a_load_error(tmp_path, kind, content):
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    if kind == "llama":
+        pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+        from edged.worker.backends.llama import load_llama as load
+    else:
+        load = load_fake
+        if content == b"":
+            pytest.skip("an empty script is a model of the fake")
+    with pytest.raises(LoadError):
+        load(str(path), OPTIONS, lambda: None)

@@ -21,6 +21,7 @@ BREAKING: dict[tuple[str, str], object] = {
     ("model.path", "is needed: the model file to serve"): "",
     ("model.path", "must be absolute"): "m.gguf",
     ("model.path", "must not hold a NUL"): "/m\0.gguf",
+    ("model.sha256", "64 hexadecimal digits in lower case, or empty"): "A" * 64,
     ("model.context", "must be between 128 and 1048576 tokens"): 127,
     ("model.slots", "must be between 1 and 64"): 0,
     ("model.ubatch", "must be between 8 and 2048 tokens"): 4096,

@@ -68,7 +68,7 @@ def _section(tree: dict[str, Any], kind: type[Struct], prefix: str, problems: li
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for key, value in tree.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{_shown(key)}"
         wanted = hints.get(key)
         if wanted is None:
             problems.append(_unknown(name, key, list(hints), prefix))
@@ -83,6 +83,11 @@ def _section(tree: dict[str, Any], kind: type[Struct], prefix: str, problems: li
             except msgspec.ValidationError as error:
                 problems.append(f"{name} = {masked(name, value)}: {str(error).split(' - at')[0]}")
     return values
+
+
+def _shown(key: str) -> str:
+    """A key as TOML would need it written; line ends and terminal codes in it stay harmless."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]{1,80}", key) else repr(key)[:80]
 
 
 def masked(key: str, value: object) -> str:

@@ -25,7 +25,8 @@ PARKED_SEQUENCES = 2  # recurrent states kept beside the slots: the shared prefi
 SUPERVISOR_BYTES = 64 * MIB  # 45 MiB promised without a model, and room for queued requests
 
 # Measured with llama.cpp of October 2026 on SmolLM2 135M (RssAnon after each step): a Python process that
-# has loaded the engine and its templates, 28 MiB; its tokenizer, 17 MiB for 49,152 tokens and their merges; the context, 1 MiB.
+# has loaded the engine and its templates, 28 MiB; its tokenizer, 17 MiB for 49,152 tokens and their merges;
+# the context, 1 MiB.
 # Qwen3.5 0.8B, 4B and 9B were seen with 80 to 105 MiB beyond KV cache and state, which 300 B a token meets.
 _PROCESS_BYTES = 32 * MIB
 _TOKENIZER_BYTES_PER_TOKEN = 300

@@ -1,8 +1,9 @@
-"""Where the output goes may end, be full or be closed: a command says so, or has nothing to say."""
+"""The entry of edgectl: outputs that end, are full or closed, and a stop before anything has begun."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -49,6 +50,20 @@ def test_a_full_disk_is_named(words):
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
 def test_a_command_without_an_output_still_ends_well(closed):
     assert _shell(f"plan --device pi5-8gb {closed}").returncode == 0
+
+
+def test_a_stop_while_modules_load_is_silent(tmp_path):
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "edgectl", "plan"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def _shell(words: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,79 @@
+"""Runs the command line and turns every outcome into a message and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import traceback
+from typing import TypeGuard
+
+import click
+
+from edgectl.errors import EdgeError, NoSpace, exit_code
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+def run(command: click.Command, argv: list[str] | None = None) -> int:
+    """The exit status of ``edgectl argv``; no traceback reaches a person."""
+    try:
+        result = command.main(args=argv, prog_name="edgectl", standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("\nInterrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EdgeError as error:
+        show(error)
+        return exit_code(error)
+    except SystemExit:
+        # Not ours: click and rich end so on a closed pipe (`edgectl … | head`). The reader has all it wanted.
+        discard_output()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last stop before a person
+        return report_full_disk(error) if is_full_disk(error) else report_bug(error)
+    return result if isinstance(result, int) else 0
+
+
+def show(error: EdgeError) -> None:
+    """Two lines: what happened, and what to do next."""
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  → {error.hint}", err=True)
+
+
+def discard_output() -> None:
+    """What is still buffered goes nowhere, instead of into a closed pipe at exit."""
+    with contextlib.suppress(OSError):  # replaced by something without a descriptor
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+
+
+def is_full_disk(error: Exception) -> TypeGuard[OSError]:
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def report_full_disk(error: OSError) -> int:
+    where = error.filename or "where the output goes"
+    full = NoSpace(f"{where}: {error.strerror}", hint="`df -h` shows what is full")
+    discard_output()
+    show(full)
+    return exit_code(full)
+
+
+def report_bug(error: Exception) -> int:
+    if os.environ.get("EDGECTL_DEBUG"):
+        traceback.print_exception(error)
+    else:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        click.echo(
+            f"Error: unexpected {type(error).__name__}: {error} (at {place.name}, line {place.lineno})\n"
+            "  → this is a defect of edgectl; EDGECTL_DEBUG=1 shows the details to report",
+            err=True,
+        )
+    return 1

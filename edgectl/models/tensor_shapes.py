@@ -73,6 +73,11 @@ def tensor_shapes(arch: str, network: Network, layers: int | None = None) -> tup
         raise DataInvalid(
             f"the network has {network.layers} layers, not {depth}", hint="name a number of layers it has"
         )
+    if depth % network.full_attention_interval:
+        raise DataInvalid(
+            f"the network repeats groups of {network.full_attention_interval} layers; {depth} is no multiple",
+            hint="name a whole number of groups",
+        )
     tensors: list[Shaped] = [("token_embd.weight", (network.hidden, network.vocab))]
     tensors += [
         (f"blk.{layer}.{name}", shape) for layer in range(depth) for name, shape in block(network, layer)

@@ -73,7 +73,7 @@ class Host:
         """Why waiting is of no use; empty while it is."""
         if state.active == "failed" or state.sub in {"auto-restart", "auto-restart-queued"} or state.restarts:
             return f"edged did not start ({state.result or state.sub})"
-        if state.active == "inactive" and state.sub == "dead":
+        if state.active == "inactive" and not state.has_job:
             return "edged stopped by itself"
         return self._engine_failure()
 

@@ -34,6 +34,7 @@ class UnitState(Struct, frozen=True, kw_only=True):
     restarts: int
     status_text: str = ""
     control_group: str = ""
+    has_job: bool = False  # a start or stop is queued
 
     @property
     def is_active(self) -> bool:
@@ -66,7 +67,7 @@ class Systemd:
     def state(self) -> UnitState:
         keys = (
             "LoadState", "ActiveState", "SubState", "UnitFileState", "Result", "NRestarts", "StatusText",
-            "ControlGroup",
+            "ControlGroup", "Job",
         )  # fmt: skip
         done = self._must("show", UNIT_NAME, f"--property={','.join(keys)}", timeout_s=QUICK_S)
         found = dict(line.split("=", 1) for line in done.output.splitlines() if "=" in line)
@@ -78,7 +79,7 @@ class Systemd:
             result=found.get("Result", ""),
             restarts=int(found.get("NRestarts") or 0),
             status_text=found.get("StatusText", ""),
-            control_group=found.get("ControlGroup", ""),
+            control_group=found.get("ControlGroup", "Job", ""),
         )
 
     def lingers(self, name: str) -> bool:

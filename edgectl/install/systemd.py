@@ -79,7 +79,8 @@ class Systemd:
             result=found.get("Result", ""),
             restarts=int(found.get("NRestarts") or 0),
             status_text=found.get("StatusText", ""),
-            control_group=found.get("ControlGroup", "Job", ""),
+            control_group=found.get("ControlGroup", ""),
+            has_job=found.get("Job", "") not in {"", "0"},
         )
 
     def lingers(self, name: str) -> bool:

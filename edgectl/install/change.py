@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -68,20 +68,19 @@ def carry_out(operations: Sequence[Recorded], folder: Path, host: Host, say: Say
     The caller holds ``folder`` (see `exclusive`).
     """
     journal = Journal(folder / JOURNAL)
-    with _hang_up_interrupts():
-        try:
-            for operation in operations:
-                journal.record(operation)  # before it is done, so that a crash in the middle is undone too
-                say(operation.describe())
-                operation.do(host)
-            journal.commit()
-        except BaseException as error:
-            if not journal.committed:
-                why, hint = _reason(error)
-                _undo(journal, host, say, why)
-                raise RolledBack(f"{why}\nEverything is as it was before.", hint=hint) from error
-            if not isinstance(error, OSError):  # stopped in the moment after the last step
-                raise
+    try:
+        for operation in operations:
+            journal.record(operation)  # before it is done, so that a crash in the middle is undone too
+            say(operation.describe())
+            operation.do(host)
+        journal.commit()
+    except BaseException as error:
+        if not journal.committed:
+            why, hint = _reason(error)
+            _undo(journal, host, say, why)
+            raise RolledBack(f"{why}\nEverything is as it was before.", hint=hint) from error
+        if not isinstance(error, OSError):  # stopped in the moment after the last step
+            raise
     with contextlib.suppress(OSError):  # all is done; a journal that says so is as good as none
         journal.remove()
 
@@ -180,25 +179,12 @@ def _reason(error: BaseException) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _hang_up_interrupts() -> Iterator[None]:
-    """A lost connection (SIGHUP) stops like Ctrl-C, so that the change is undone."""
-    with _handlers(signal.default_int_handler, (signal.SIGTERM, signal.SIGHUP)):
-        yield
-
-
-@contextlib.contextmanager
 def _deaf_to_stops() -> Iterator[None]:
     """Nothing stops the way back."""
-    with _handlers(signal.SIG_IGN, STOPS):
-        yield
-
-
-@contextlib.contextmanager
-def _handlers(handler: Any, numbers: Sequence[signal.Signals]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread only
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     try:
         yield
     finally:

@@ -333,13 +333,13 @@ def test_what_cannot_be_undone_is_named_and_undone_by_the_next_run(box):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_undoes_everything(box, number):
     before = box.everything()
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handler = signal.signal(number, signal.default_int_handler)  # as edgectl's entry does
     try:
         box.client.generate = lambda *_a, **_k: signal.raise_signal(number)
         with pytest.raises(RolledBack, match="stopped by you"):
             box.install()
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        signal.signal(number, handler)
     assert box.everything() == before
 
 

@@ -7,12 +7,13 @@ import tomllib
 
 import pytest
 
-from edgectl.__main__ import run
+from edgectl.cli import cli
 from edgectl.errors import NotFound, Usage
 from edgectl.install import prepare
 from edgectl.install.config_text import config_text
 from edgectl.install.manifest import Options
 from edgectl.install.model_file import entry_of, require_usable
+from edgectl.output.outcome import run
 from edged.api.config import Config
 from edged.api.errors import ModelUnusable
 from edged.host.config import parse
@@ -33,7 +34,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def edgectl(capsys, home):
     def call(*words: str):
-        status = run(list(words))
+        status = run(cli, list(words))
         said = capsys.readouterr()
         return status, said.out, said.err
 

@@ -67,7 +67,7 @@ class WaitingRoom(RuleBasedStateMachine):
         assert len(self.queue._heap) <= 2 * self.capacity + 1
 
 
-WaitingRoom.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+WaitingRoom.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestWaitingRoom = WaitingRoom.TestCase
 
 

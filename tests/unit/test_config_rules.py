@@ -229,7 +229,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(KEYS), VALUES), max_size=6))
 def test_whatever_is_written_the_answer_is_a_configuration_or_config_invalid(changes):
     tree: dict = {"model": dict(GOOD["model"])}

@@ -104,7 +104,12 @@ class App:
         while True:
             await asyncio.sleep(TICK_S)
             self.service.expire()
-            decision = self._policy.step(self._sampler.sample(self._engine.worker_pid))
+            try:
+                sample = self._sampler.sample(self._engine.worker_pid)
+            except OSError as error:  # no file descriptor left, say: a second without a look at memory
+                log.warning("memory cannot be read: %s", error)
+                continue
+            decision = self._policy.step(sample)
             self.service.shed(decision.why if decision.verdict is not Verdict.OK else "")
             if decision.verdict is Verdict.RECYCLE:
                 self._engine.recycle(decision.why)

@@ -126,7 +126,7 @@ class EdgeService:
         engine = self._engine.state if self._engine else EngineState.ABSENT
         if engine is EngineState.READY:
             return ServiceState.DEGRADED if self._shed_why else ServiceState.READY
-        never_loaded = self._engine is None or self._engine.loaded is None
+        never_loaded = self._engine is None or (self._engine.loaded is None and not self._engine.failing)
         starting = engine in {EngineState.ABSENT, EngineState.SPAWNING, EngineState.LOADING}
         return ServiceState.LOADING if never_loaded and starting else ServiceState.DEGRADED
 
@@ -213,8 +213,14 @@ class EdgeService:
             )
 
     def dispatch(self) -> None:
-        """Give waiting requests to free slots; called whenever either may have changed."""
+        """Give waiting requests to free slots; called whenever either may have changed.
+
+        A broken engine gets none for minutes: those who wait hear why, like those who ask then.
+        """
         engine = self._engine
+        if engine is not None and engine.state is EngineState.BROKEN:
+            while (job := self._queue.next()) is not None:
+                self._end(job, Failed.of(job.request.id, _unloadable(engine)))
         while engine is not None and engine.free_slots > 0 and (job := self._queue.next()) is not None:
             if job.deadline <= self._clock():
                 error = Expired("the request waited longer than its time to live")
@@ -250,7 +256,7 @@ class EdgeService:
         if self._shed_why:
             raise MemoryGuard(self._shed_why, retry_after_s=10.0)
         if self._engine is not None and self._engine.state is EngineState.BROKEN:
-            raise Loading(f"the model cannot be loaded: {self._engine.last_error}", retry_after_s=60.0)
+            raise _unloadable(self._engine)
         name = (request.client, request.id)
         if name in self._jobs:
             raise Busy("a request with this id is being answered", retry_after_s=5.0)
@@ -360,13 +366,12 @@ class EdgeService:
                 Condition(code="memory_guard", severity="warning", message=self._shed_why, hint=hint)
             )
         engine = self._engine
-        if engine is not None and engine.state in {EngineState.BACKOFF, EngineState.BROKEN}:
+        if engine is not None and engine.failing:
             hint = "see `edgectl logs`; `edgectl models verify` checks the file"
-            broken = engine.state is EngineState.BROKEN
             found.append(
                 Condition(
                     code="engine_failed",
-                    severity="error" if broken else "warning",
+                    severity="error" if engine.broken else "warning",
                     message=engine.last_error,
                     hint=hint,
                 )
@@ -386,6 +391,10 @@ class _JobSink:
 
     def lost(self, why: str) -> None:
         self._service.lost(self._job, why)
+
+
+def _unloadable(engine: EngineSupervisor) -> Loading:
+    return Loading(f"no model is served: {engine.last_error}", retry_after_s=60.0)
 
 
 def _file_bytes(path: str) -> int:

@@ -8,8 +8,8 @@ import pytest
 
 from edged.api.events import Finished
 from edged.api.requests import Message, Request, Sampling
-from tests.kit.model import smollm2_tree
-from tests.kit.service import running_service
+from tests.kit.model import smollm2, smollm2_tree
+from tests.kit.service import running_service, until
 
 pytestmark = pytest.mark.model
 
@@ -110,5 +110,33 @@ def test_the_conversation_so_far_is_part_of_the_prompt(tmp_path):
                 id="t", client="test", op="chat", messages=turns, sampling=Sampling(temperature=0.0)
             )
             assert "banana" in (await box.events(request))[-1].text
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda whole: whole[: len(whole) // 2], "corrupted or incomplete"),
+        (lambda _whole: bytes(range(256)) * 4096, "invalid magic"),
+        (lambda whole: whole[:2000] + b"\xff" * 4000 + whole[6000:], ""),
+        (lambda _whole: b"", "failed to read magic"),
+    ],
+    ids=["truncated", "no model", "damaged header", "empty"],
+)
+def test_a_corrupt_file_is_refused_with_the_reason_of_the_engine(tmp_path, damage, reason):
+    model = tmp_path / "damaged.gguf"
+    model.write_bytes(damage(smollm2().read_bytes()))
+
+    async def scenario():
+        async with running_service(smollm2_tree(model={"path": str(model)}), tmp_path) as box:
+            await until(lambda: box.service.status().conditions, "the condition")
+            (condition,) = box.service.status().conditions
+            assert condition.code == "engine_failed"
+            assert "damaged.gguf: " in condition.message
+            assert reason in condition.message
+            assert "does not say why" not in condition.message
+            model.write_bytes(smollm2().read_bytes())
+            assert "Paris" in (await box.ask(QUESTIONS[0], max_tokens=16)).text
 
     run(scenario())

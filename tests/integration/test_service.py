@@ -182,6 +182,39 @@ def test_a_model_that_cannot_load_opens_the_breaker_and_the_reason_is_told(tmp_p
     run(scenario())
 
 
+def test_a_request_that_waits_when_the_breaker_opens_hears_why(tmp_path):
+    async def scenario():
+        tree = fake_tree(fake_model(tmp_path, load_s=0.2, load_error="the file is a teapot"))
+        async with running_service(tree, tmp_path) as box:
+            box.engine._backoff.failures = 4
+            waiting = asyncio.create_task(box.ask("hello"))
+            await until(lambda: box.service.status().queue, "the request to wait")
+            assert box.engine.state is not EngineState.BROKEN
+            last = await asyncio.wait_for(waiting, 30)
+            assert (last.code, last.retryable) == ("loading", True)
+            assert "teapot" in last.message
+            assert box.service.status().queue == 0
+
+    run(scenario())
+
+
+def test_the_reason_of_a_failure_is_told_also_while_it_is_tried_again(tmp_path):
+    async def scenario():
+        model = fake_model(tmp_path, load_s=0.2, load_error="the file is a teapot")
+        async with running_service(fake_tree(model), tmp_path) as box:
+            assert box.service.state is ServiceState.LOADING
+            again = {EngineState.SPAWNING, EngineState.LOADING}
+            await until(lambda: box.engine.last_error and box.engine.state in again, "another attempt")
+            (condition,) = box.service.status().conditions
+            assert "teapot" in condition.message
+            assert box.service.state is ServiceState.DEGRADED
+            model.write_text("")
+            await box.ready()
+            assert box.service.status().conditions == ()
+
+    run(scenario())
+
+
 def test_shedding_refuses_new_requests_and_ends_when_told(tmp_path):
     async def scenario():
         async with running_service(fake_tree(fake_model(tmp_path)), tmp_path) as box:

@@ -39,6 +39,7 @@ def test_a_digest_over_several_chunks_and_a_rest_is_right(tmp_path):
     assert not (tmp_path / "other.json").exists()
 
 
-def test_a_missing_file_is_named(tmp_path):
+@pytest.mark.parametrize("sha256", ["", "0" * 64])
+def test_a_missing_file_is_named(tmp_path, sha256):
     with pytest.raises(ModelUnusable, match=r"no\.gguf cannot be read: No such file"):
-        asyncio.run(check_model(tmp_path / "no.gguf", "0" * 64, tmp_path / "model.json"))
+        asyncio.run(check_model(tmp_path / "no.gguf", sha256, tmp_path / "model.json"))

@@ -34,15 +34,15 @@ class Seen(Struct, frozen=True):
 
 
 async def check_model(path: Path, sha256: str, memory: Path) -> None:
-    """Raises ModelUnusable unless ``path`` has the digest ``sha256``; an empty one checks nothing.
+    """Raises ModelUnusable unless ``path`` can be read and has the digest ``sha256`` (empty: any).
 
     A file that has not changed since its digest was taken (size, time, inode) is not read again;
     ``memory`` is the small file that remembers.
     """
-    if not sha256:
-        return
     try:
         with path.open("rb") as file:
+            if not sha256:
+                return
             facts = os.fstat(file.fileno())
             seen = Seen(str(path), facts.st_size, facts.st_mtime_ns, facts.st_ino, sha256)
             if seen == _remembered(memory):

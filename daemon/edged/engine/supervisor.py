@@ -88,6 +88,16 @@ class EngineSupervisor:
         return self._states.now
 
     @property
+    def failing(self) -> bool:
+        """The last attempt failed (``last_error`` says why) and no worker has become ready since."""
+        return bool(self.last_error) and self.state not in {EngineState.READY, EngineState.RECYCLING}
+
+    @property
+    def broken(self) -> bool:
+        """It failed time after time; attempts go on."""
+        return self._backoff.broken
+
+    @property
     def free_slots(self) -> int:
         """Requests that ``start`` may take now."""
         return self._config.model.slots - len(self._sinks) if self.state is EngineState.READY else 0

@@ -16,6 +16,7 @@ from edged.worker.template import ChatTemplate, TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Self
 
     from edged.api.requests import Message, Sampling
     from edged.ipc.messages import EngineOptions
@@ -188,7 +189,27 @@ def _or_neutral(sampling: Sampling, name: str) -> float:
 def _forward_log(level: int, text: bytes, _user_data: object) -> None:
     """llama.cpp's warnings (3) and errors (4) go to the log, its chatter (2 and below) does not."""
     if level in {3, 4} and (line := text.decode("utf-8", "replace").strip()):
-        log.warning("%s", line)
+        log.log(logging.ERROR if level == 4 else logging.WARNING, "%s", line)
+
+
+class _Reason(logging.Handler):
+    """Keeps the first error that llama.cpp logs while it is attached: those after it are consequences."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.text = "it does not say why"
+
+    def __enter__(self) -> Self:
+        log.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        log.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Drop the name of the C function in front."""
+        self.text = record.getMessage().partition(": ")[2] or record.getMessage()
+        self.setLevel(logging.CRITICAL)
 
 
 def load_llama(path: str, options: EngineOptions, on_progress: Callable[[], None]) -> LlamaBackend:
@@ -208,9 +229,10 @@ def load_llama(path: str, options: EngineOptions, on_progress: Callable[[], None
     params.load_mode = api.LLAMA_LOAD_MODE_MMAP if options.mmap else api.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = options.repack
     params.progress_callback = callback
-    model = api.llama_model_load_from_file(os.fsencode(path), params)
+    with _Reason() as reason:
+        model = api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise LoadError(f"llama.cpp cannot load {path}; the lines above say why")
+        raise LoadError(f"llama.cpp cannot load {path}: {reason.text}")
     context = api.llama_init_from_model(model, _context_params(options))
     if not context:
         api.llama_model_free(model)

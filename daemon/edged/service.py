@@ -18,6 +18,7 @@ from edged.api.events import Accepted, Delta, Failed, Finished, Terminal, Timing
 from edged.api.requests import Limits, Message, Sampling, check
 from edged.api.status import Condition, Counters, EngineState, Info, ModelInfo, ServiceState, Status
 from edged.api.status import Limits as StatusLimits
+from edged.host.quiet import QuietLog
 from edged.ipc.messages import Done, Rejected, Start, Token
 from edged.scheduling.admission import Admission
 
@@ -78,6 +79,7 @@ class EdgeService:
         self._sampler = sampler
         self._clock = clock
         self._started_at = clock()
+        self._log = QuietLog(log, clock)  # for the lines that clients can cause
         self._queue: Admission[Job] = Admission(config.limits.queue)
         self._jobs: dict[tuple[str, str], Job] = {}
         self._engine: EngineSupervisor | None = None
@@ -135,7 +137,7 @@ class EdgeService:
             job, ahead = self._accept(request)
         except EdgeError as error:
             self._counters = structs.replace(self._counters, refused=self._counters.refused + 1)
-            log.info("refused id=%s client=%s code=%s", request.id, request.client, error.code)
+            self._log.info("refused id=%s client=%s code=%s", request.id, request.client, error.code)
             yield Failed.of(request.id, error)
             return
         try:
@@ -337,7 +339,7 @@ class EdgeService:
         else:
             self._counters = structs.replace(counters, failed=counters.failed + 1)
         outcome = event.finish if isinstance(event, Finished) else event.code
-        log.info("ended id=%s client=%s %s", job.request.id, job.request.client, outcome)
+        self._log.info("ended id=%s client=%s %s", job.request.id, job.request.client, outcome)
         return True
 
     def _eta_s(self, ahead: int) -> float | None:

@@ -279,3 +279,17 @@ def test_a_model_file_with_another_hash_is_not_loaded_and_the_right_one_is_read_
     assert (tmp_path / "model.json").stat().st_mtime_ns == remembered
     model.write_text("# changed")
     run(wrong())
+
+
+def test_a_flood_of_refused_requests_does_not_flood_the_log(tmp_path, caplog):
+    async def scenario():
+        async with running_service(fake_tree(fake_model(tmp_path)), tmp_path) as box:
+            await box.ready()
+            caplog.clear()
+            codes = {(await box.ask("hello", max_tokens=-1)).code for _ in range(2000)}
+            assert codes == {"bad_request"}
+            assert (await box.ask("hello")).text == "echo: hello"
+
+    with caplog.at_level("INFO", logger="edged.service"):
+        run(scenario())
+    assert 1 < len(caplog.records) < 200

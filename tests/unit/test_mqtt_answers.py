@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.api.events import Failed, Finished, Timings, Usage
+from edged.host.quiet import LINES, WINDOW_S, QuietLog
 from edged.transports.mqtt.answers import Answers
 from edged.transports.mqtt.backoff import CAP_S, STABLE_S, Backoff
-from edged.transports.mqtt.quiet import LINES, WINDOW_S, QuietLog
 
 
 def finished(text="hi"):

@@ -14,10 +14,10 @@ from msgspec import structs
 
 from edged.api.errors import BadRequest, Busy, EdgeError, Loading
 from edged.api.events import Failed
+from edged.host.quiet import QuietLog
 from edged.transports.mqtt import codec, replies
 from edged.transports.mqtt.answers import Answers
 from edged.transports.mqtt.exchange import Exchange, Receipt, Reply
-from edged.transports.mqtt.quiet import QuietLog
 from edged.transports.mqtt.topics import Ask, CancelTopic, RequestTopic
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A log that a flood of messages cannot flood: so many lines in a while, and then a count."""
+"""A log that a flood of requests cannot flood: so many lines in a while, and then a count."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "demo": "Run the whole product once, here, with a small real model.",
     "probe": "Show what this computer is: board, CPU, memory, storage, heat.",
     "plan": "Say which model fits this computer, how fast and how large.",
+    "calibrate": "Measure in a minute how fast models run here, for better plans.",
     "models": "Fetch, list, import, verify and remove model files.",
     "install": "Install edged as a service and prove that it answers.",
     "uninstall": "Remove the service, and on request its data.",

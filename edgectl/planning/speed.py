@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
+
+from edgectl.planning.calibration import Calibration
+from edgectl.planning.work import Work, work_of_file
 
 if TYPE_CHECKING:
     from edgectl.device import Device
@@ -30,27 +34,37 @@ _DOT_PRODUCT = frozenset({"asimddp", "avx2", "i8mm", "avx512_vnni", "avx_vnni"})
 
 
 class DeviceSpeed(Struct, frozen=True, kw_only=True):
-    """What bounds inference here: bytes read a second, a constant a token, parameters a second in prefill."""
+    """What bounds inference here: bytes read a second, a constant a token, parameters a second in prefill.
+
+    With a ``calibration`` these three are only what the profile says, and the calibration is what counts.
+    """
 
     bandwidth_bytes_per_s: float
     overhead_s: float
     prefill_params_per_s: float
     source: str
     kind: SpeedKind = "estimated"
+    calibration: Calibration | None = None
 
 
 class SpeedEstimate(Struct, frozen=True, kw_only=True):
-    """One request alone; ``ttft_500_s`` is the wait for the first token after 500 tokens of prompt."""
+    """One request alone; ``ttft_500_s`` is the wait for the first token after 500 tokens of prompt.
+
+    ``attention_s`` is what each token of depth adds to a token of a prompt; 0 where it is not known.
+    """
 
     decode_tps: float
     prefill_tps: float
     ttft_500_s: float
     source: str
     kind: SpeedKind = "estimated"
+    attention_s: float = 0.0
 
     def ttft_s(self, prompt_tokens: int) -> float:
-        """Prefill of the prompt, then one decode step."""
-        return prompt_tokens / self.prefill_tps + 1 / self.decode_tps
+        """Prefill of the prompt, then one decode step; ``prefill_tps`` is the mean over 500 tokens."""
+        deeper_tokens = (prompt_tokens - REFERENCE_PROMPT_TOKENS) / 2
+        token_s = max(1 / self.prefill_tps + self.attention_s * deeper_tokens, 0.0)
+        return prompt_tokens * token_s + 1 / self.decode_tps
 
 
 def inference_threads(device: Device) -> int:
@@ -66,8 +80,25 @@ def inference_threads(device: Device) -> int:
     return max(min(cores, int(cpu.usable_cpus)), 1)
 
 
-def device_speed(device: Device, profile: DeviceProfile | None) -> DeviceSpeed:
-    """The profile's figures, less what affinity and quota take away; generic ones without a profile."""
+def device_speed(
+    device: Device, profile: DeviceProfile | None, calibration: Calibration | None = None
+) -> DeviceSpeed:
+    """What was measured here; without a calibration the profile's figures, or generic ones without a profile.
+
+    The profile's figures are less what affinity and quota take away. ``kind`` and ``source`` say which it is.
+    """
+    reference = _reference_speed(device, profile)
+    if calibration is None:
+        return reference
+    return replace(
+        reference,
+        calibration=calibration,
+        kind="measured",
+        source=f"measured on this computer, {calibration.measured_at[:10]}",
+    )
+
+
+def _reference_speed(device: Device, profile: DeviceProfile | None) -> DeviceSpeed:
     threads = inference_threads(device)
     if profile is None:
         return _generic_speed(device, threads)
@@ -99,8 +130,10 @@ def estimate_speed(entry: ModelEntry, file: ModelFile, speed: DeviceSpeed) -> Sp
     """Decoding reads every weight that one token uses: t = overhead + bytes / bandwidth.
 
     Of a mixture of experts that is the active share of the file. Context is taken as short: at 4,096 tokens
-    the KV cache adds a few percent.
+    the KV cache adds a few percent. A calibration knows more; see :class:`Calibration`.
     """
+    if speed.calibration is not None:
+        return _measured_speed(work_of_file(entry, file), speed, speed.calibration)
     cost = _TABLE_LOOKUP_COST if "IQ" in file.quant else 1.0
     touched_bytes = cost * file.bytes * entry.parameters_per_token / entry.text_parameters
     decode_s = speed.overhead_s + touched_bytes / speed.bandwidth_bytes_per_s
@@ -111,4 +144,19 @@ def estimate_speed(entry: ModelEntry, file: ModelFile, speed: DeviceSpeed) -> Sp
         ttft_500_s=REFERENCE_PROMPT_TOKENS / prefill_tps + decode_s,
         source=speed.source,
         kind=speed.kind,
+    )
+
+
+def _measured_speed(work: Work, speed: DeviceSpeed, calibration: Calibration) -> SpeedEstimate:
+    """At the depth of the reference prompt."""
+    prompt_s = calibration.prompt_s(work, REFERENCE_PROMPT_TOKENS)
+    decode_s = calibration.decode_step_s(work, depth_tokens=REFERENCE_PROMPT_TOKENS)
+    deep_s, shallow_s = (calibration.prefill_token_s(work, depth_tokens=depth) for depth in (1024, 0))
+    return SpeedEstimate(
+        decode_tps=1 / decode_s,
+        prefill_tps=REFERENCE_PROMPT_TOKENS / prompt_s,
+        ttft_500_s=prompt_s + decode_s,
+        source=speed.source,
+        kind="measured",
+        attention_s=(deep_s - shallow_s) / 1024,
     )

@@ -109,11 +109,13 @@ def test_presence_follows_the_model_and_the_connection(broker):
                 service.ready = True
                 transport.service_changed()
                 await until(lambda: peer.texts(f"{ROOT}/status") == ["offline", "online"])
-                assert peer.documents(f"{ROOT}/info")[0]["limits"]["max_prompt_tokens"] == 448
+                (info,) = await peer.wait(f"{ROOT}/info")
+                assert info["limits"]["max_prompt_tokens"] == 448
             assert transport.connected is False
             await until(lambda: peer.texts(f"{ROOT}/status")[-1] == "offline", "offline after a clean stop")
         async with Peer(broker.port, "#") as late:
             await until(lambda: late.texts(f"{ROOT}/status") == ["offline"], "status is retained")
+            await until(lambda: late.on(f"{ROOT}/info"), "info is retained")
             assert late.on(f"{ROOT}/info")[0].retain
 
     asyncio.run(scenario())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +29,7 @@ __all__ = ["replica", "write_replica"]
 
 _PROBE_BYTES: Final = 16 << 20  # a hole this large is tried first: filling gigabytes wears a card out
 _BLOCK_BYTES: Final = 512  # st_blocks counts these, stat(2)
-_PREFIX: Final = "replica-"
+_NAME: Final = re.compile(r"\.edged-replica-(\d+)-[0-9a-f]{8}\.gguf")  # with the process that made it
 _HINT: Final = "name a folder on a disk with ext4, xfs, btrfs or f2fs, not on a memory stick or in memory"
 
 
@@ -38,10 +39,10 @@ def replica(plan: ReplicaPlan, folder: Path) -> Iterator[Path]:
 
     What a killed process left there is removed first. Raises NoSpace or StorageFailed.
     """
-    with storage_errors("making the folder of a replica", folder):
+    with storage_errors("preparing the folder of a replica", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    path = folder / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.gguf"
+        _sweep(folder)
+    path = folder / f".edged-replica-{os.getpid()}-{secrets.token_hex(4)}.gguf"
     descriptor = -1
     try:
         descriptor = _create(path, plan)
@@ -99,9 +100,12 @@ def _check_holes(descriptor: int, path: Path, header_bytes: int) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove replicas that no process holds any more."""
-    for path in folder.glob(f"{_PREFIX}*.gguf"):
-        with contextlib.suppress(OSError):  # somebody else's, or gone already
+    """Remove replicas whose maker is gone and that no process holds any more."""
+    for path in folder.iterdir():
+        name = _NAME.fullmatch(path.name)
+        if name is None or (ROOT / "proc" / name.group(1)).exists():
+            continue
+        with contextlib.suppress(OSError):  # somebody else's, in use, or gone already
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

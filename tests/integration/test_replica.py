@@ -105,9 +105,11 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one
         killed.kill()
         killed.wait(30)
         assert left.is_file()
+        (folder / "replica-of-mine.gguf").touch()
         with replica(large_plan(), folder):
             assert not left.exists()
             assert used.is_file()
+            assert (folder / "replica-of-mine.gguf").is_file()
     finally:
         end(killed)
         end(living)
@@ -125,7 +127,7 @@ def test_a_file_system_in_memory_is_refused():
         pytest.skip("no file system in memory at /dev/shm")
     with pytest.raises(StorageFailed, match="in memory"), replica(large_plan(), Path("/dev/shm")):
         pass
-    assert not list(Path("/dev/shm").glob(f"replica-{os.getpid()}-*"))
+    assert not list(Path("/dev/shm").glob(f".edged-replica-{os.getpid()}-*"))
 
 
 def test_a_file_system_that_fills_holes_is_refused(folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -148,8 +150,20 @@ def _summary(out: Console, outcome: Outcome) -> None:
         out.print(f"  {name:<12} {value}", markup=False)
 
 
+def _program() -> str:
+    """What to type for this very program: after `make demo` it is not on the PATH."""
+    from pathlib import Path
+
+    ours = Path(sys.executable).with_name("edgectl")
+    found = shutil.which("edgectl")
+    if (found and Path(found) == ours) or not ours.exists():
+        return "edgectl"
+    return str(ours.relative_to(Path.cwd())) if ours.is_relative_to(Path.cwd()) else str(ours)
+
+
 def _try_next(out: Console, addresses: Addresses, *, keep: bool) -> None:
-    _title(out, "Try next" if keep else "Try next (with `edgectl demo --keep`)")
+    edgectl = _program()
+    _title(out, "Try next" if keep else f"Try next (with `{edgectl} demo --keep`)")
     port, base = addresses.mqtt_port, addresses.base
     url = f"http://127.0.0.1:{addresses.http_port}/v1/chat/completions"
     body = '{"messages": [{"role": "user", "content": "What do bees make?"}]}'
@@ -157,7 +171,8 @@ def _try_next(out: Console, addresses: Addresses, *, keep: bool) -> None:
         f"mosquitto_sub -p {port} -t '{base}/answer' -C 1 &",
         f"mosquitto_pub -p {port} -t '{base}/ask' -q 1 -m 'What is the capital of Italy?'",
         f"curl -s {url} -H 'content-type: application/json' -d '{body}'",
-        f"edgectl ask --url http://127.0.0.1:{addresses.http_port} 'What do bees make?'",
+        f"{edgectl} ask --url http://127.0.0.1:{addresses.http_port} 'What do bees make?'",
     )
-    for line in (*lines, *(("edgectl demo --stop",) if keep else ("edgectl plan", "sudo edgectl install"))):
+    more = ("demo --stop",) if keep else ("plan", "install --dry-run")
+    for line in (*lines, *(f"{edgectl} {words}" for words in more)):
         out.print(f"  {line}", markup=False, soft_wrap=True)

@@ -41,7 +41,9 @@ class Code(Struct, frozen=True, kw_only=True):
 
 def running_code() -> Code:
     """The code of this very process: its interpreter, its packages, and a checkout if it runs from one."""
-    return code_of(Path(sys.executable), (Path(sys.prefix), Path(sys.base_prefix)), sys.path)
+    # The first entry is the folder of the script or, with -m, the one we happen to stand in, such as a home.
+    search_path = sys.path if sys.flags.safe_path else sys.path[1:]
+    return code_of(Path(sys.executable), (Path(sys.prefix), Path(sys.base_prefix)), search_path)
 
 
 def code_of(executable: Path, prefixes: Iterable[Path], search_path: Iterable[str]) -> Code:

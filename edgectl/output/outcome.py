@@ -42,8 +42,11 @@ def run(command: click.Command, argv: list[str] | None = None) -> int:
 def show(error: EdgeError) -> None:
     """Two lines: what happened, and what to do next."""
     click.echo(f"{click.style('Error:', fg='red', bold=True)} {error.message}", err=True)
-    if error.hint:
-        click.echo(f"  → {error.hint}", err=True)
+    hint = error.hint
+    if not hint and error.retry_after_s:
+        hint = f"try again in {error.retry_after_s:.0f} s"
+    if hint:
+        click.echo(f"  → {hint}", err=True)
 
 
 def discard_output() -> None:

@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from edgectl.output.outcome import show
+from edged.api.errors import Busy
+
 
 @pytest.mark.parametrize(
     "words",
@@ -75,3 +78,8 @@ def _shell(words: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=60,
     )
+
+
+def test_an_error_that_passes_says_when_to_try_again(capsys):
+    show(Busy("the queue is full", retry_after_s=4.4))
+    assert capsys.readouterr().err == "Error: the queue is full\n  → try again in 4 s\n"

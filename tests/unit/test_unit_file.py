@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -245,3 +246,14 @@ def test_code_that_a_reboot_removes_is_refused():
     with pytest.raises(Usage, match="does not outlive a reboot"):
         require_lasting(Code(command=("/tmp/x/bin/edged",), places=(Path("/tmp/x"),)))
     require_lasting(Code(command=("/opt/x/bin/edged",), places=(Path("/opt/x"),)))
+
+
+def test_the_folder_one_happens_to_stand_in_is_no_code_of_the_service(tmp_path):
+    lines = ("from edgectl.install.code import running_code", "print(*running_code().places, sep='\\n')")
+    (tmp_path / "where.py").write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-m", "where"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    places = done.stdout.splitlines()
+    assert sys.prefix in places
+    assert str(tmp_path) not in places

@@ -101,6 +101,21 @@ class Network(Struct, frozen=True, kw_only=True):
     default_interface: str | None = None
 
 
+class Program(Struct, frozen=True, kw_only=True):
+    """A large program that runs already, all its processes together; ``kind`` is what it is known as."""
+
+    name: str
+    kind: Literal["database", "other"]
+    anon_bytes: int
+
+
+class Neighbours(Struct, frozen=True, kw_only=True):
+    """What else the computer does: a desktop ("" without one) and large programs, the largest first."""
+
+    desktop: str = ""
+    programs: tuple[Program, ...] = ()
+
+
 class Device(Struct, frozen=True, kw_only=True):
     """One computer, as found. ``notes`` says what could not be read and what will hurt."""
 
@@ -113,4 +128,5 @@ class Device(Struct, frozen=True, kw_only=True):
     network: Network
     profile: str | None = None  # id of the entry of profiles/devices that matches best
     notes: tuple[Note, ...] = ()
+    neighbours: Neighbours = Neighbours()
     schema: int = SCHEMA

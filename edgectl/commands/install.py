@@ -48,9 +48,9 @@ Exit codes: 0 installed, or nothing to change · 2 usage · 3 nothing fits · 4 
 @click.option("--model-file", type=click.Path(path_type=Path), metavar="PATH",
               help="A GGUF file of your own; it stays where it is.")  # fmt: skip
 @click.option("--context", "context_tokens", type=click.IntRange(min=1), metavar="TOKENS",
-              help="Context of each request: prompt and answer together. [default: 4096]")  # fmt: skip
+              help="Context of each request, prompt and answer. [default: 4096, or what fits]")  # fmt: skip
 @click.option("--concurrency", "slots", type=click.IntRange(min=1), metavar="N",
-              help="Requests worked on at once. [default: 2]")  # fmt: skip
+              help="Requests worked on at once. [default: 2, or what fits]")  # fmt: skip
 @click.option("--mqtt-host", metavar="HOST", help="The MQTT broker. [default: 127.0.0.1]")
 @click.option("--mqtt-port", type=click.IntRange(1, 65535), metavar="PORT", help="[default: 1883]")
 @click.option("--mqtt-username", metavar="NAME", help="Name for the broker; needs --mqtt-password-file.")

@@ -10,8 +10,10 @@ from msgspec import Struct, structs
 from edgectl.errors import NotFound, Usage
 from edgectl.install.desired import Chosen
 from edgectl.install.manifest import Options
+from edgectl.planning.calibration import calibration_path, engine_version, load_calibration
 from edgectl.planning.catalog import Catalog, load_catalog
 from edgectl.planning.plan import Plan, Wishes, plan, require_choice
+from edgectl.planning.speed import device_speed
 from edged.host import cgroup
 from edged.host.files import read_int
 
@@ -85,7 +87,9 @@ def choose(
     stored = [ref.sha256 for ref in store.list()]
     if options.model_file is not None:
         stored += [file.sha256 or "" for file in catalog.models[0].files]
-    choice = require_choice(plan(device, profile, catalog, wishes, stored_sha256=stored))
+    calibration, _problem = load_calibration(calibration_path(), device, engine_version())
+    speed = device_speed(device, profile, calibration)
+    choice = require_choice(plan(device, profile, catalog, wishes, stored_sha256=stored, speed=speed))
     if options.model_file is not None:
         return Choice(plan=choice, model_path=Path(options.model_file), sha256="", absent=False)
     sha256 = choice.file.sha256 or ""

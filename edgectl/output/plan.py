@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from edgectl.planning.candidate import Candidate
     from edgectl.planning.plan import Plan, PlanResult
 
+THOUGHT_TOKENS = 1000  # what a model thinks before an answer of middling difficulty
 WIDE_COLUMNS = 100  # from here on the verdict is a phrase instead of a word
 
 _SHORT = {
     "unpinned": "no hash",
+    "bits": "2 bits",
+    "thinking": "cannot think",
+    "vision": "no images",
     "context": "context",
     "memory": "too large",
     "disk": "no disk",
@@ -39,17 +43,39 @@ def show_plan(out: Console, result: PlanResult, *, everything: bool, next_comman
     out.print(f"[bold]{escape(device.name)}[/]: {_memory_line(result)}\n")
     out.print(_table(rows, result.choice, wide=out.width >= WIDE_COLUMNS))
     hidden = len(result.candidates) - len(rows)
+    _show_ways(out, rows)
     out.print()
     if hidden:
         out.print(f"[dim]{hidden} more files are not shown; --all shows them.[/]")
-    out.print(
-        f"[dim]All figures are estimates: speed from {escape(device.speed_source)}, for one request alone; "
-        "first token after a prompt of 500 tokens; memory from the model's geometry. "
-        "Quality is the mean of MMLU-Pro and IFEval, less the loss of the quantization.[/]"
-    )
+    out.print(f"[dim]{escape(_legend(result))}[/]")
     if result.choice is not None:
         out.print()
         _show_choice(out, result.choice, next_command)
+
+
+def _show_ways(out: Console, rows: tuple[Candidate, ...]) -> None:
+    """For every row that is out: what would bring it in."""
+    from rich.markup import escape
+
+    ways = [(f"{one.model}:{one.quant}", one.remedies[0].text) for one in rows if one.remedies]
+    if not ways:
+        return
+    out.print("\n[bold]What would make the others fit[/]")
+    table = _pairs()
+    for name, text in ways:
+        table.add_row(name, escape(text))
+    out.print(table)
+
+
+def _legend(result: PlanResult) -> str:
+    """What the figures are, and how sure."""
+    measured = any(one.speed.kind == "measured" for one in result.candidates)
+    speed = "measured here" if measured else f"estimated from {result.device.speed_source}"
+    return (
+        f"~ is an estimate. Speed: {speed}, for one request alone; first token after a prompt of 500 tokens. "
+        "Memory: the limit, computed from the model's geometry. Quality: mean of the published MMLU-Pro and "
+        "IFEval, less the loss of the quantization."
+    )
 
 
 def best_of_each_model(result: PlanResult) -> tuple[Candidate, ...]:
@@ -69,16 +95,23 @@ def _download(one: Candidate) -> int:
 
 
 def _memory_line(result: PlanResult) -> str:
-    free = f"{mib(result.available_bytes)} available, {mib(result.reserve_bytes)} kept free"
+    free = f"{mib(result.available_bytes)} available, {_reserve(result)}"
     if result.usable_bytes < result.available_bytes - result.reserve_bytes:
         free = "the limit of this control group"
     return f"{mib(result.usable_bytes)} for a model ({free}), {_threads(result.device.threads)}"
 
 
+def _reserve(result: PlanResult) -> str:
+    """`802 MiB kept free: a tenth of the memory`, each part with its size when there are several."""
+    parts = result.reserve
+    why = parts[0].why if len(parts) == 1 else ", ".join(f"{mib(part.bytes)} {part.why}" for part in parts)
+    return f"{mib(result.reserve_bytes)} kept free: {why}"
+
+
 def _table(rows: tuple[Candidate, ...], choice: Plan | None, *, wide: bool) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="bold")
     table.add_column("model", no_wrap=True)
     table.add_column("quant", no_wrap=True)
     for name in ("download", "memory", "tokens/s", "first token", "quality") if wide else _NARROW:
@@ -86,13 +119,14 @@ def _table(rows: tuple[Candidate, ...], choice: Plan | None, *, wide: bool) -> T
     table.add_column("verdict")
     for one in rows:
         chosen = choice is not None and (one.model, one.quant) == (choice.model, choice.quant)
+        mark = "~" if one.speed.kind == "estimated" else ""
         table.add_row(
             one.model,
             one.quant,
-            size(one.download_bytes),
-            size(one.needed_bytes),
-            _figure(one.speed.decode_tps),
-            _seconds(one.speed.ttft_500_s),
+            "stored" if one.stored else size(one.download_bytes),
+            f"~{size(one.needed_bytes)}",
+            mark + _figure(one.speed.decode_tps),
+            mark + _seconds(one.speed.ttft_500_s),
             f"{one.quality:.0f}",
             _verdict(one, chosen=chosen, wide=wide),
             style="bold green" if chosen else "" if one.fits else "dim",
@@ -121,17 +155,26 @@ def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
     out.print(f"[bold]Choice: {escape(choice.name)}, {choice.quant}.[/] {escape(choice.reason)}")
     thinking = "thinking on" if choice.thinking else "thinking off"
     requests = "1 request" if choice.slots == 1 else f"{choice.slots} requests"
+    weights = "model file" if choice.mmap else "model file, not mapped"
+    repack = f"; up to {mib(choice.repack_bytes)} more for repacked weights" if choice.repack_bytes else ""
     lines = {
         "serves": f"{requests} at once, {choice.context_tokens:,} tokens of context each, {thinking}",
-        "speed": f"{_figure(speed.decode_tps)} tokens/s (estimated), prompts at {_figure(speed.prefill_tps)}",
-        "memory": f"{mib(memory.weights_bytes)} model file, {mib(memory.anon_bytes)} worker, "
-        f"{mib(memory.supervisor_bytes)} daemon",
+        "speed": f"{_figure(speed.decode_tps)} tokens/s, prompts at {_figure(speed.prefill_tps)} "
+        f"({speed.kind}: {speed.source})",
+        "memory": f"{mib(memory.weights_bytes)} {weights}, {mib(memory.anon_bytes)} worker, "
+        f"{mib(memory.supervisor_bytes)} daemon{repack}",
         "limits": f"{mib(choice.worker_budget_bytes)} worker, {mib(choice.unit_memory_max_bytes)} service",
         "engine": f"{_threads(choice.threads)}, KV cache {choice.kv_type}, steps of {choice.ubatch} tokens",
     }
+    if choice.thinking:
+        wait = _seconds(THOUGHT_TOKENS / speed.decode_tps)
+        lines["thinking"] = f"about {THOUGHT_TOKENS:,} tokens before the answer, which take {wait}"
+    if choice.vision is not None:
+        projector = f"{choice.vision.filename} ({mib(choice.vision.bytes)})"
+        lines["images"] = f"room for {projector}; edged itself answers to text alone"
     table = _pairs()
     for name, text in lines.items():
-        table.add_row(name, text)
+        table.add_row(name, escape(text))
     out.print(table)
     out.print(f"\nNext: [bold]{escape(next_command)}[/]")
 

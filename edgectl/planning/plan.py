@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from edgectl.errors import NotFound, NothingFits
-from edgectl.planning.candidate import Candidate, Limits, Miss, distance, evaluate
-from edgectl.planning.catalog import Catalog, ModelEntry, ModelFile, Sampling, find_file
-from edgectl.planning.memory import (
-    PARKED_SEQUENCES,
-    KvType,
-    MemoryEstimate,
-    unit_memory_max_bytes,
-    worker_budget_bytes,
-)
-from edgectl.planning.speed import SpeedEstimate, device_speed, inference_threads
+from edgectl.planning.candidate import Candidate, Limits, distance, evaluate
+from edgectl.planning.catalog import Catalog, ModelEntry, ModelFile, Sampling, Vision, find_file
+from edgectl.planning.memory import PARKED_SEQUENCES, KvType, MemoryEstimate
+from edgectl.planning.miss import Miss, Remedy
+from edgectl.planning.remedy import with_remedies
+from edgectl.planning.reserve import ReservePart, reserve_parts
+from edgectl.planning.settings import Repack
+from edgectl.planning.speed import DeviceSpeed, SpeedEstimate, device_speed, inference_threads
 from edgectl.planning.wishes import DEFAULT_MIN_TPS, Wishes, check_wishes
 
 if TYPE_CHECKING:
@@ -26,16 +24,11 @@ if TYPE_CHECKING:
     from edgectl.probe.profiles import DeviceProfile
 
 __all__ = [
-    "Candidate", "DeviceSummary", "Miss", "Plan", "PlanResult", "Wishes", "plan",
-    "require_choice", "reserve_bytes", "usable_memory_bytes",
+    "Candidate", "DeviceSummary", "Miss", "Plan", "PlanResult", "Remedy", "Wishes", "best_candidate",
+    "device_limits", "nearest_miss", "plan", "require_choice", "wanted",
 ]  # fmt: skip
 
 MIB = 1 << 20
-# Left to everything else when nobody says: a tenth, enough for an update or a login on a small board,
-# and no more than a gigabyte on a large one.
-RESERVE_SHARE = 0.10
-RESERVE_LEAST_MIB = 128
-RESERVE_MOST_MIB = 1024
 THINKING_TPS = 20.0  # a thousand tokens of thought in under a minute
 
 
@@ -54,8 +47,8 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """What to install. ``context_tokens`` is per slot; the two last sizes are limits to set.
 
-    ``worker_budget_bytes`` bounds the worker's anonymous memory when weights stay file pages; where the
-    self-test turns weight repacking on, they are anonymous and ``memory.weights_bytes`` comes on top.
+    ``worker_budget_bytes`` bounds the worker's anonymous memory. With ``repack`` "auto" it and the unit's
+    limit hold ``repack_bytes`` for a second, faster copy of the weights, if the self-test wants one.
     """
 
     model: str
@@ -69,6 +62,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     kv_type: KvType
     threads: int
     mmap: bool
+    repack: Repack
+    repack_bytes: int
+    vision: Vision | None
     thinking: bool
     sampling: Sampling
     quality: float
@@ -86,6 +82,7 @@ class PlanResult(Struct, frozen=True, kw_only=True):
     wishes: Wishes
     available_bytes: int
     reserve_bytes: int
+    reserve: tuple[ReservePart, ...]
     usable_bytes: int
     candidates: tuple[Candidate, ...]
     choice: Plan | None
@@ -98,74 +95,101 @@ def plan(
     wishes: Wishes | None = None,
     *,
     stored_sha256: Iterable[str] = (),
+    speed: DeviceSpeed | None = None,
 ) -> PlanResult:
     """Weighs every file of ``catalog`` (or of the model wished for) and chooses the one with the best score.
 
-    Files with a hash in ``stored_sha256`` need no disk space. Raises Usage for wishes without sense and
+    Files with a hash in ``stored_sha256`` need no disk space. ``speed`` is what was measured here; without
+    it the figures of the profile count. Raises Usage for wishes without sense and
     NotFound for a model or quantization that the catalogue does not have.
     """
     wishes = check_wishes(wishes or Wishes())
-    reserve = reserve_bytes(device, wishes)
-    limits = Limits(
-        memory_bytes=usable_memory_bytes(device, reserve),
-        disk_bytes=device.storage.free_bytes,
-        speed=device_speed(device, profile),
-        stored_sha256=frozenset(stored_sha256),
-    )
-    pairs = _wanted(catalog, wishes)
+    limits = device_limits(device, profile, wishes, stored_sha256=stored_sha256, speed=speed)
     candidates = tuple(
-        sorted((evaluate(entry, file, wishes, limits) for entry, file in pairs), key=_best_first)
+        sorted(
+            (_weighed(entry, file, wishes, limits) for entry, file in wanted(catalog, wishes)),
+            key=_best_first,
+        )
     )
     best = next((one for one in candidates if one.fits and (wishes.model or not one.demo)), None)
+    parts = reserve_parts(device, wishes)
     return PlanResult(
         device=_summary(device, profile, limits),
         wishes=wishes,
         available_bytes=device.memory.available_bytes,
-        reserve_bytes=reserve,
+        reserve_bytes=sum(part.bytes for part in parts),
+        reserve=parts,
         usable_bytes=limits.memory_bytes,
         candidates=candidates,
-        choice=_plan(catalog, best, candidates, device, wishes) if best else None,
+        choice=_plan(catalog, best, candidates, wishes, threads=plan_threads(device, limits.speed))
+        if best
+        else None,
     )
+
+
+def device_limits(
+    device: Device,
+    profile: DeviceProfile | None,
+    wishes: Wishes,
+    *,
+    stored_sha256: Iterable[str] = (),
+    speed: DeviceSpeed | None = None,
+) -> Limits:
+    """What ``device`` has for a model, less what is kept free for everything else."""
+    memory = device.memory
+    reserve = sum(part.bytes for part in reserve_parts(device, wishes))
+    return Limits(
+        available_bytes=memory.available_bytes,
+        left_bytes=memory.available_bytes - reserve,
+        group_bytes=memory.cgroup_available_bytes,
+        used_bytes=max(memory.total_bytes - memory.available_bytes, 0),
+        disk_bytes=device.storage.free_bytes,
+        speed=speed or device_speed(device, profile),
+        stored_sha256=frozenset(stored_sha256),
+        # A page that is dropped and read again over a network that is gone kills the worker.
+        mmap=device.storage.kind != "network",
+    )
+
+
+def _weighed(entry: ModelEntry, file: ModelFile, wishes: Wishes, limits: Limits) -> Candidate:
+    return with_remedies(evaluate(entry, file, wishes, limits), entry, file, wishes, limits)
 
 
 def require_choice(result: PlanResult) -> Plan:
     """The choice. Raises NothingFits with the nearest miss and what to change."""
     if result.choice is not None:
         return result.choice
-    near = min(
+    near = best_candidate(result)
+    ways = "; or ".join(remedy.text for remedy in near.remedies)
+    raise NothingFits(
+        f"no model fits {result.usable_bytes / MIB:,.0f} MiB with these wishes; "
+        f"the nearest, {near.model}:{near.quant}: {_why(near)}",
+        hint=ways or "choose another file: `edgectl plan --all` shows every one",
+    )
+
+
+def best_candidate(result: PlanResult) -> Candidate:
+    """The chosen candidate, else the nearest miss. Raises NothingFits for an empty catalogue."""
+    choice = result.choice
+    for one in result.candidates:
+        if choice is not None and (one.model, one.quant) == (choice.model, choice.quant):
+            return one
+    near = nearest_miss(result)
+    if near is None:
+        raise NothingFits("the catalogue has nothing to choose from", hint="reinstall edged")
+    return near
+
+
+def nearest_miss(result: PlanResult) -> Candidate | None:
+    """The candidate that misses by the least, the better one of equals; None when there is none at all."""
+    return min(
         (one for one in result.candidates if not one.demo or result.wishes.model),
         key=lambda one: (distance(one), -one.quality),
         default=None,
     )
-    if near is None:
-        raise NothingFits("the catalogue has nothing to choose from", hint="reinstall edged")
-    what = " and ".join(miss.hint for miss in near.misses)
-    raise NothingFits(
-        f"no model fits {result.usable_bytes / MIB:,.0f} MiB with these wishes; "
-        f"the nearest, {near.model}:{near.quant}: {_why(near)}",
-        hint=what,
-    )
 
 
-def usable_memory_bytes(device: Device, reserved_bytes: int) -> int:
-    """What a model may take without swapping: the kernel's estimate less the reserve, or a cgroup's rest.
-
-    The reserve is for the rest of the computer, so a cgroup's own limit is not shortened by it.
-    """
-    left = max(device.memory.available_bytes - reserved_bytes, 0)
-    limit = device.memory.cgroup_available_bytes
-    return left if limit is None else min(left, limit)
-
-
-def reserve_bytes(device: Device, wishes: Wishes) -> int:
-    """Memory left to everything else on the computer."""
-    if wishes.reserve_mib is not None:
-        return wishes.reserve_mib * MIB
-    share_mib = int(device.memory.total_bytes * RESERVE_SHARE) // MIB
-    return min(max(share_mib, RESERVE_LEAST_MIB), RESERVE_MOST_MIB) * MIB
-
-
-def _wanted(catalog: Catalog, wishes: Wishes) -> list[tuple[ModelEntry, ModelFile]]:
+def wanted(catalog: Catalog, wishes: Wishes) -> list[tuple[ModelEntry, ModelFile]]:
     """Every file that the wishes for model and quantization leave."""
     if wishes.model is not None:
         name, _, quant = wishes.model.partition(":")
@@ -193,9 +217,9 @@ def _best_first(candidate: Candidate) -> tuple[bool, bool, float, float, int]:
 
 
 def _plan(
-    catalog: Catalog, best: Candidate, candidates: tuple[Candidate, ...], device: Device, wishes: Wishes
+    catalog: Catalog, best: Candidate, candidates: tuple[Candidate, ...], wishes: Wishes, *, threads: int
 ) -> Plan:
-    entry = catalog.model(best.model)
+    entry, settings = catalog.model(best.model), best.settings
     thinking = _thinking(entry, best.speed, wishes)
     sampling = entry.sampling.thinking if thinking else None
     return Plan(
@@ -203,22 +227,30 @@ def _plan(
         name=entry.name,
         quant=best.quant,
         file=find_file(entry, best.quant),
-        context_tokens=wishes.context_tokens,
-        slots=wishes.slots,
+        context_tokens=settings.context_tokens,
+        slots=settings.slots,
         parked_sequences=PARKED_SEQUENCES,
-        ubatch=best.ubatch,
-        kv_type=best.kv_type,
-        threads=inference_threads(device),
-        mmap=True,
+        ubatch=settings.ubatch,
+        kv_type=settings.kv_type,
+        threads=threads,
+        mmap=settings.mmap,
+        repack=settings.repack,
+        repack_bytes=settings.repack_bytes,
+        vision=entry.vision if wishes.vision else None,
         thinking=thinking,
         sampling=sampling or entry.sampling.non_thinking,
         quality=best.quality,
-        memory=best.memory,
+        memory=settings.memory,
         speed=best.speed,
-        worker_budget_bytes=worker_budget_bytes(best.memory),
-        unit_memory_max_bytes=unit_memory_max_bytes(best.memory),
+        worker_budget_bytes=settings.worker_bytes + settings.repack_bytes,
+        unit_memory_max_bytes=settings.needed_bytes + settings.repack_bytes,
         reason=explain(best, candidates, wishes),
     )
+
+
+def plan_threads(device: Device, speed: DeviceSpeed) -> int:
+    """The threads that were fastest when tried here, else the cores of the fast cluster."""
+    return speed.calibration.threads if speed.calibration else inference_threads(device)
 
 
 def _thinking(entry: ModelEntry, speed: SpeedEstimate, wishes: Wishes) -> bool:
@@ -241,6 +273,11 @@ def explain(best: Candidate, candidates: tuple[Candidate, ...], wishes: Wishes) 
         first = f"The best of the {len(fitting)} files that meet the wishes, weighing {weight}."
     if wishes.model and best.speed.decode_tps < DEFAULT_MIN_TPS:
         first += f" It is slow here: about {best.speed.decode_tps:.1f} tokens/s."
+    if best.settings.rung:
+        requests = "one request" if best.settings.slots == 1 else f"{best.settings.slots} requests"
+        first += (
+            f" To fit, it serves {requests} at once, with {best.settings.context_tokens:,} tokens of context."
+        )
     better = [
         one for one in candidates if one.quality > best.quality and one.pullable and one.model != best.model
     ]
@@ -271,6 +308,6 @@ def _summary(device: Device, profile: DeviceProfile | None, limits: Limits) -> D
         memory_total_bytes=device.memory.total_bytes,
         memory_available_bytes=device.memory.available_bytes,
         disk_free_bytes=device.storage.free_bytes,
-        threads=inference_threads(device),
+        threads=plan_threads(device, limits.speed),
         speed_source=limits.speed.source,
     )

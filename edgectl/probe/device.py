@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from edgectl.device import Device
-from edgectl.probe import board, cpu, memory, network, storage, system, thermal
+from edgectl.probe import board, cpu, memory, neighbours, network, storage, system, thermal
 from edgectl.probe.profiles import load_profiles, match
 from edgectl.probe.quirks import quirks
 from edged.host.paths import SYSTEM, default_paths
@@ -43,6 +43,7 @@ def probe_device(root: Path = ROOT, *, path: Path | None = None) -> Device:
         thermal=thermal_facts,
         system=system_facts,
         network=network_facts,
+        neighbours=neighbours.probe(root),
     )
     profile = match(device, load_profiles())
     known = profile.quirks if profile else ()

@@ -7,12 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from edgectl.device import Neighbours, Program, Swap
 from edgectl.errors import NotFound, NothingFits, Usage
-from edgectl.planning.catalog import load_catalog
+from edgectl.planning.candidate import TWO_BITS
+from edgectl.planning.catalog import Catalog, load_catalog
 from edgectl.planning.memory import MIB
 from edgectl.planning.plan import Wishes, plan, require_choice
+from edgectl.planning.reserve import reserve_parts
 from edgectl.probe import find_profile, load_profiles, planned_device
 
+GIB = 1 << 30
 CATALOG = load_catalog()
 PROFILES = load_profiles()
 BOARDS = [profile.id for profile in PROFILES]
@@ -99,25 +103,13 @@ def test_a_file_without_a_pinned_hash_is_listed_and_never_chosen():
         (Wishes(context_tokens=262_144, model="qwen3.5-0.8b"), "--context"),
         (Wishes(min_tps=100), "--min-tps"),
         (Wishes(max_ttft_s=0.5), "--max-ttft"),
-        (Wishes(reserve_mib=100_000), "free"),
+        (Wishes(reserve_mib=100_000), "--reserve"),
     ],
 )
 def test_when_nothing_fits_the_hint_says_what_to_change(wishes, hint):
     with pytest.raises(NothingFits) as caught:
         require_choice(plan_for("pi4-2gb", wishes))
     assert hint in caught.value.hint
-
-
-def test_following_the_memory_hint_makes_the_model_fit():
-    wishes = Wishes(model="qwen3.5-2b:Q4_K_M", context_tokens=131_072, slots=4)
-    with pytest.raises(NothingFits) as caught:
-        require_choice(plan_for("pi5-4gb", wishes))
-    words = caught.value.hint.split()
-    context = int(words[words.index("--context") + 1])
-    assert context < 131_072
-    slots = int(words[words.index("--concurrency") + 1]) if "--concurrency" in words else 4
-    again = plan_for("pi5-4gb", replace(wishes, context_tokens=context, slots=slots))
-    assert require_choice(again).context_tokens == context
 
 
 def test_short_memory_is_met_with_a_smaller_cache_type_before_a_smaller_model():
@@ -139,8 +131,8 @@ def test_a_full_disk_keeps_a_file_out_unless_it_is_already_there():
 
 def test_the_tighter_of_system_and_cgroup_memory_counts():
     roomy = plan_for("pi5-8gb")
-    boxed = plan_for("pi5-8gb", cgroup_limit_bytes=2048 * MIB, cgroup_available_bytes=1500 * MIB)
-    assert boxed.usable_bytes == 1500 * MIB < roomy.usable_bytes
+    boxed = plan_for("pi5-8gb", cgroup_limit_bytes=2048 * MIB, cgroup_available_bytes=1200 * MIB)
+    assert boxed.usable_bytes == 1200 * MIB < roomy.usable_bytes
     assert require_choice(boxed).model == "qwen3.5-0.8b"
 
 
@@ -176,13 +168,119 @@ def test_an_unknown_model_or_quantization_is_not_found(wishes):
         plan_for("pi5-8gb", wishes)
 
 
+def test_settings_nobody_asked_for_shrink_where_memory_is_short_and_grow_where_it_is_plenty():
+    usual = require_choice(plan_for("pi5-8gb", Wishes(model="qwen3.5-2b:Q4_K_M")))
+    assert (usual.context_tokens, usual.slots) == (4096, 2)
+    one_slot = plan_for(
+        "pi5-8gb", Wishes(model="qwen3.5-2b:Q4_K_M", slots=1, context_tokens=4096, reserve_mib=0)
+    )
+    tight = {"available_bytes": one_slot.candidates[0].needed_bytes}
+    less = require_choice(plan_for("pi5-8gb", Wishes(model="qwen3.5-2b:Q4_K_M", reserve_mib=0), **tight))
+    assert less.slots == 1
+    assert "one request at once" in less.reason
+    more = require_choice(plan_for("ryzen-7840hs-64gb", Wishes(model="qwen3.5-2b:Q4_K_M")))
+    assert more.context_tokens > 4096
+    assert require_choice(plan_for("ryzen-7840hs-64gb", Wishes(context_tokens=2048))).context_tokens == 2048
+
+
+def test_weights_may_be_repacked_only_where_a_second_copy_has_room():
+    wishes = Wishes(model="qwen3.5-2b:Q4_K_M", reserve_mib=0)
+    roomy = require_choice(plan_for("pi5-8gb", wishes))
+    tight = require_choice(plan_for("pi5-8gb", wishes, available_bytes=2400 * MIB))
+    assert (roomy.repack, tight.repack) == ("auto", "off")
+    assert roomy.worker_budget_bytes > roomy.memory.weights_bytes + roomy.memory.anon_bytes
+    assert tight.worker_budget_bytes < tight.memory.weights_bytes
+
+
+def test_a_model_on_a_network_drive_is_read_into_memory():
+    device = planned_device("pi5-8gb", PROFILES)
+    device = replace(device, storage=replace(device.storage, kind="network"))
+    choice = require_choice(plan(device, find_profile("pi5-8gb", PROFILES), CATALOG))
+    assert (choice.mmap, choice.repack) == (False, "off")
+    assert choice.worker_budget_bytes > choice.memory.weights_bytes + choice.memory.anon_bytes
+
+
+def test_images_need_room_for_the_projector_and_a_model_that_has_one():
+    without, with_it = (
+        plan_for("pi5-8gb", Wishes(model="qwen3.5-2b:Q4_K_M", vision=vision)) for vision in (False, True)
+    )
+    projector = CATALOG.model("qwen3.5-2b").vision
+    assert require_choice(with_it).vision == projector
+    gained = with_it.candidates[0].needed_bytes - without.candidates[0].needed_bytes
+    assert gained > projector.bytes
+    blind = plan_for("pi5-8gb", Wishes(model="smollm2-135m-instruct", vision=True)).candidates[0]
+    assert [miss.kind for miss in blind.misses] == ["vision"]
+    assert blind.remedies[0].text == "leave out --vision"
+
+
+def test_thinking_asked_for_keeps_models_out_that_cannot():
+    one = plan_for("pi5-8gb", Wishes(model="smollm2-135m-instruct", thinking=True)).candidates[0]
+    assert [miss.kind for miss in one.misses] == ["thinking"]
+    assert not one.remedies
+
+
+def test_files_of_two_bits_a_weight_are_never_chosen():
+    entry, file = CATALOG.find("qwen3.5-2b:Q4_K_M")
+    quants = ("Q2_K", "UD-Q2_K_XL", "IQ2_XXS", "IQ1_S", "UD-IQ2_M", "TQ1_0")
+    files = tuple(replace(file, quant=quant) for quant in quants)
+    result = plan(
+        planned_device("pi5-8gb", PROFILES),
+        find_profile("pi5-8gb", PROFILES),
+        Catalog((replace(entry, files=files),)),
+        Wishes(model="qwen3.5-2b"),
+    )
+    assert result.choice is None
+    assert all("bits" in [miss.kind for miss in one.misses] for one in result.candidates)
+    for kept in ("Q3_K_M", "IQ4_XS", "Q4_0", "Q8_0", "UD-Q4_K_XL"):
+        assert not TWO_BITS.search(kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"neighbours": Neighbours(desktop="GNOME")}, "the GNOME desktop"),
+        (
+            {"neighbours": Neighbours(programs=(Program(name="postgres", kind="database", anon_bytes=GIB),))},
+            "growth of the database postgres",
+        ),
+        (
+            {"neighbours": Neighbours(programs=(Program(name="java", kind="other", anon_bytes=GIB),))},
+            "growth of java",
+        ),
+        ({"swap": Swap(kind="zram", total_bytes=2 * GIB, free_bytes=GIB)}, "what comes back from zram"),
+        ({"swap": Swap(kind="disk", total_bytes=2 * GIB, free_bytes=GIB)}, "what comes back from swap"),
+    ],
+)
+def test_what_else_the_computer_does_is_kept_free_and_named(changes, why):
+    device = planned_device("pi5-8gb", PROFILES)
+    quiet = reserve_parts(device, Wishes())
+    if "swap" in changes:
+        changes = {"memory": replace(device.memory, swap=changes["swap"])}
+    busy = reserve_parts(replace(device, **changes), Wishes())
+    assert [part.why for part in quiet] == ["a tenth of the memory"]
+    assert [part.why for part in busy] == ["a tenth of the memory", why]
+    assert 200 * MIB <= busy[1].bytes <= GIB
+    asked = reserve_parts(replace(device, **changes), Wishes(reserve_mib=77))
+    assert [(part.why, part.bytes) for part in asked] == [("as asked for", 77 * MIB)]
+
+
+def test_the_reserve_is_never_more_than_half_of_the_memory():
+    device = planned_device("pi5-2gb", PROFILES)
+    programs = tuple(Program(name=f"db{n}", kind="database", anon_bytes=GIB) for n in range(4))
+    parts = reserve_parts(replace(device, neighbours=Neighbours(desktop="KDE", programs=programs)), Wishes())
+    assert sum(part.bytes for part in parts) <= device.memory.total_bytes / 2
+
+
 WISHES = st.builds(
     Wishes,
-    context_tokens=st.sampled_from([512, 2048, 4096, 16_384, 65_536]),
-    slots=st.integers(1, 8),
+    context_tokens=st.sampled_from([None, 512, 2048, 4096, 16_384, 65_536, 262_144, 500_000]),
+    slots=st.one_of(st.none(), st.integers(1, 8)),
     prefer=st.sampled_from(["speed", "balanced", "quality"]),
     min_tps=st.sampled_from([None, 0.1, 2.0, 8.0]),
+    max_ttft_s=st.sampled_from([None, 2.0, 30.0]),
     reserve_mib=st.one_of(st.none(), st.integers(0, 2000)),
+    vision=st.booleans(),
+    thinking=st.sampled_from([None, True, False]),
 )
 MEMORY_MIB = st.integers(300, 64_000)
 
@@ -200,12 +298,16 @@ def test_a_plan_never_exceeds_what_is_available_less_the_reserve(profile_id, ava
     for candidate in result.candidates:
         assert candidate.fits == (not candidate.misses)
         assert not candidate.fits or candidate.needed_bytes <= result.usable_bytes
+        assert not (candidate.fits and candidate.remedies)
     if result.choice is not None:
         choice = result.choice
         assert choice.unit_memory_max_bytes <= result.usable_bytes
         assert choice.memory.total_bytes < choice.unit_memory_max_bytes
-        assert choice.memory.anon_bytes < choice.worker_budget_bytes
+        assert choice.memory.anon_bytes < choice.worker_budget_bytes < choice.unit_memory_max_bytes
         assert choice.speed.decode_tps >= wishes.tps_floor
+        assert choice.ubatch >= choice.slots
+        assert wishes.context_tokens in (None, choice.context_tokens)
+        assert wishes.slots in (None, choice.slots)
 
 
 @settings(max_examples=60, deadline=None)
@@ -220,6 +322,62 @@ def test_more_memory_never_gives_a_worse_plan(profile_id, memories, wishes):
         next(one.score for one in result.candidates if one.fits and not one.demo) for result in (less, more)
     ]
     assert scores[1] >= scores[0]
-    # A mixture of experts may win by speed; otherwise a better score means better answers.
-    if more.choice.model in DENSE or wishes.prefer == "quality":
+    # Fewer slots or less context may have bought better answers before; a mixture of experts may win by
+    # speed. Otherwise a better score means better answers.
+    asked = wishes.context_tokens is not None and wishes.slots is not None
+    if asked and (more.choice.model in DENSE or wishes.prefer == "quality"):
         assert more.choice.quality >= less.choice.quality
+
+
+HOPELESS = {"unpinned", "bits", "thinking"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    profile_id=st.sampled_from(BOARDS),
+    available_mib=MEMORY_MIB,
+    group_mib=st.one_of(st.none(), st.integers(100, 8000)),
+    disk_mib=st.integers(0, 20_000),
+    wishes=WISHES,
+    data=st.data(),
+)
+def test_what_a_rejection_suggests_makes_exactly_that_candidate_fit(
+    profile_id, available_mib, group_mib, disk_mib, wishes, data
+):
+    device = planned_device(profile_id, PROFILES)
+    memory = replace(
+        device.memory,
+        total_bytes=available_mib * 10 // 9 * MIB,
+        available_bytes=available_mib * MIB,
+        cgroup_available_bytes=None if group_mib is None else group_mib * MIB,
+    )
+    device = replace(device, memory=memory, storage=replace(device.storage, free_bytes=disk_mib * MIB))
+    profile = find_profile(profile_id, PROFILES)
+    rejected = [one for one in plan(device, profile, CATALOG, wishes).candidates if not one.fits]
+    for one in rejected:
+        assert bool(one.remedies) == (not HOPELESS & {miss.kind for miss in one.misses})
+    curable = [(one, remedy) for one in rejected for remedy in one.remedies]
+    if not curable:
+        return
+    one, remedy = data.draw(st.sampled_from(curable))
+    group = memory.cgroup_available_bytes
+    cured = replace(
+        device,
+        memory=replace(
+            memory,
+            available_bytes=memory.available_bytes + remedy.more_memory_bytes,
+            cgroup_available_bytes=None if group is None else group + remedy.more_group_bytes,
+        ),
+        storage=replace(device.storage, free_bytes=device.storage.free_bytes + remedy.more_disk_bytes),
+    )
+    changed = remedy.applied(wishes)
+    again = plan(cured, profile, CATALOG, changed).candidates
+    (same,) = [other for other in again if (other.model, other.quant) == (one.model, one.quant)]
+    assert same.fits, (remedy.text, [miss.message for miss in same.misses])
+    for option, value in {
+        "--context": changed.context_tokens if changed.context_tokens != wishes.context_tokens else None,
+        "--concurrency": changed.slots if changed.slots != wishes.slots else None,
+        "--reserve": changed.reserve_mib if changed.reserve_mib != wishes.reserve_mib else None,
+    }.items():
+        assert (option in remedy.text) == (value is not None)
+        assert value is None or f"{option} {value}" in remedy.text

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
-from edgectl.__main__ import run
+from edgectl.cli import cli
+from edgectl.models.refs import Ref
+from edgectl.models.store import Store
+from edgectl.output.outcome import run
+from edgectl.planning.catalog import load_catalog
 
 
 @pytest.fixture
@@ -14,7 +19,7 @@ def edgectl(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
     def call(*words: str):
-        status = run(list(words))
+        status = run(cli, list(words))
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -24,7 +29,7 @@ def edgectl(capsys, monkeypatch):
 def test_the_table_shows_one_line_a_model_and_marks_the_choice(edgectl):
     status, out, _ = edgectl("plan", "--device", "pi5-8gb")
     assert status == 0
-    rows = [line for line in out.splitlines() if line.startswith("qwen3.5-")]
+    rows = [line for line in out.splitlines() if line.startswith("qwen3.5-") and " ~" in line]
     assert len(rows) == 6
     assert [row.split()[0] for row in rows if row.rstrip().endswith("chosen")] == ["qwen3.5-2b"]
     assert "more files are not shown" in out
@@ -90,3 +95,69 @@ def test_the_next_command_carries_the_wishes_that_matter(edgectl):
     assert "--context 2048 --concurrency 1" in out
     _, out, _ = edgectl("plan", "--device", "pi5-8gb", "--model", "smollm2-135m-instruct")
     assert "Next: edgectl demo" in out
+
+
+def test_every_row_that_is_out_says_what_would_bring_it_in(edgectl):
+    _, out, _ = edgectl("plan", "--device", "pi5-8gb")
+    ways = out.split("What would make the others fit")[1]
+    assert "qwen3.5-9b:" in ways
+    assert "--min-tps" in ways
+    assert "take a computer with" in ways
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_explain_draws_bars_that_fit_the_terminal_and_add_up(edgectl, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    status, out, _ = edgectl("plan", "--device", "pi5-8gb", "--explain", "qwen3.5-2b:Q4_K_M")
+    assert status == 0
+    assert max(len(line) for line in out.splitlines() if "█" in line) <= int(columns)
+    assert all(words in out for words in ("KV cache", "weights: feed-forward", "One token", "First token"))
+    _, out, _ = edgectl("plan", "--device", "pi5-8gb", "--explain", "qwen3.5-2b:Q4_K_M", "--json")
+    tree = json.loads(out)
+    for terms, total in (
+        ("memory", "memory_bytes"),
+        ("decode", "decode_ms"),
+        ("first_token", "first_token_ms"),
+    ):
+        assert sum(term["amount"] for term in tree[terms]) == pytest.approx(tree[total], rel=1e-6)
+        assert all(term["amount"] >= 0 for term in tree[terms])
+
+
+def test_explain_says_of_a_model_that_does_not_fit_why_and_what_to_do(edgectl):
+    status, out, _ = edgectl("plan", "--device", "pi5-4gb", "--explain", "qwen3.5-9b:Q4_K_M")
+    assert status == 0
+    assert "It does not fit" in out
+    assert "take a computer with" in out
+
+
+def test_every_catalogued_file_can_be_explained(edgectl):
+    catalog = load_catalog()
+    for model in catalog.models:
+        for file in model.files:
+            status, out, _ = edgectl(
+                "plan", "--device", "ryzen-7840hs-64gb", "--explain", f"{model.id}:{file.quant}", "--json"
+            )
+            assert status == 0
+            assert len(json.loads(out)["memory"]) >= 6
+
+
+def test_a_stored_file_is_said_to_be_stored_and_needs_no_disk(edgectl, monkeypatch, tmp_path):
+    _, file = load_catalog().find("qwen3.5-0.8b:Q4_K_M")
+    store = Store(tmp_path)
+    blob = tmp_path / "blobs" / f"sha256-{file.sha256}"
+    blob.parent.mkdir(parents=True)
+    with blob.open("wb") as made:
+        made.truncate(file.bytes)
+    ref = Ref(
+        model="qwen3.5-0.8b", quant="Q4_K_M", filename=file.filename, sha256=file.sha256,
+        size_bytes=file.bytes, source="test", added_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    path = tmp_path / "refs" / "qwen3.5-0.8b" / "Q4_K_M.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(msgspec.json.encode(ref))
+    monkeypatch.setattr("edgectl.commands.local_models.local_store", lambda: store)
+    _, out, _ = edgectl("plan", "--model", "qwen3.5-0.8b", "--json")
+    stored = [one["quant"] for one in json.loads(out)["candidates"] if one["stored"]]
+    assert stored == ["Q4_K_M"]
+    _, out, _ = edgectl("plan", "--model", "qwen3.5-0.8b", "--all")
+    assert "stored" in next(line for line in out.splitlines() if " Q4_K_M " in line)

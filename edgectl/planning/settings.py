@@ -1,0 +1,174 @@
+"""The engine settings that suit one model file here: context, slots, KV type, step size, repacking."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from edgectl.planning.catalog import ModelEntry, ModelFile
+from edgectl.planning.memory import (
+    KvType,
+    MemoryEstimate,
+    estimate_memory,
+    unit_memory_max_bytes,
+    worker_budget_bytes,
+)
+from edgectl.planning.wishes import Wishes
+
+__all__ = ["Repack", "Settings", "choose_settings", "rungs"]
+
+MIB = 1 << 20
+Repack = Literal["auto", "off"]  # as edged's configuration has it; auto: its self-test decides
+USUAL_CONTEXT_TOKENS = 4096  # a few pages and an answer
+LESS_CONTEXT_TOKENS = 2048  # one page, a question and an answer
+USUAL_SLOTS = 2  # a second question does not wait for a long first answer
+MORE_CONTEXT_TOKENS = (32_768, 16_384, 8192)
+PLENTY_SHARE = 0.5  # a longer context than usual is taken only from memory that would lie idle
+LONGEST_READ_S = 120.0  # a context that takes longer to read helps nobody
+KV_TYPES: tuple[KvType, ...] = ("f16", "q8_0")  # q4_0 loses too much to be chosen unasked
+UBATCHES = (256, 128, 64, 32)
+CANCEL_LATENCY_S = 4.0  # a cancelled prompt is noticed between compute steps
+# Activations of the image encoder for one picture of about a megapixel; assumed, not measured.
+PROJECTOR_COMPUTE_BYTES = 256 * MIB
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """How the engine runs one file, and what that takes.
+
+    ``rung`` counts the steps taken below the usual context and slots. ``needed_bytes`` is the limit on the
+    whole service, ``worker_bytes`` on the worker's anonymous memory, weights that are not mapped included;
+    ``repack_bytes`` comes on top of both where the engine may repack weights.
+    """
+
+    context_tokens: int
+    slots: int
+    rung: int
+    kv_type: KvType
+    ubatch: int
+    mmap: bool
+    repack: Repack
+    memory: MemoryEstimate
+    projector_bytes: int
+    needed_bytes: int
+    worker_bytes: int
+    repack_bytes: int = 0
+
+
+def rungs(wishes: Wishes) -> tuple[tuple[int, int], ...]:
+    """(context, slots) that the wishes leave, the fullest first; only one when both are given."""
+    contexts = (
+        (USUAL_CONTEXT_TOKENS, LESS_CONTEXT_TOKENS)
+        if wishes.context_tokens is None
+        else (wishes.context_tokens,)
+    )
+    slots = (USUAL_SLOTS, 1) if wishes.slots is None else (wishes.slots,)
+    return (
+        *((contexts[0], count) for count in slots),
+        *((context, slots[-1]) for context in contexts[1:]),
+    )
+
+
+class _Case(Struct, frozen=True, kw_only=True):
+    """One file, what is asked of it, and what the computer has."""
+
+    entry: ModelEntry
+    file: ModelFile
+    wishes: Wishes
+    memory_bytes: int
+    prefill_tps: float
+    mmap: bool
+
+    def settings(self, rung: int, context_tokens: int, slots: int, kv_type: KvType, ubatch: int) -> Settings:
+        """With what it takes. A step holds a token of every slot at least."""
+        ubatch = max(ubatch, slots)
+        memory = estimate_memory(
+            self.entry.geometry,
+            self.file.bytes,
+            context_tokens=context_tokens,
+            slots=slots,
+            ubatch_tokens=ubatch,
+            kv_type=kv_type,
+        )
+        projector = _projector_bytes(self.entry) if self.wishes.vision else 0
+        return Settings(
+            context_tokens=context_tokens,
+            slots=slots,
+            rung=rung,
+            kv_type=kv_type,
+            ubatch=ubatch,
+            mmap=self.mmap,
+            repack="off",
+            memory=memory,
+            projector_bytes=projector,
+            needed_bytes=unit_memory_max_bytes(memory) + projector,
+            worker_bytes=worker_budget_bytes(memory) + projector + (0 if self.mmap else self.file.bytes),
+        )
+
+    def quick_ubatches(self) -> tuple[int, ...]:
+        """Steps that are over in time to notice a cancelled request; the smallest in any case."""
+        quick = tuple(size for size in UBATCHES if size <= CANCEL_LATENCY_S * self.prefill_tps)
+        return quick or UBATCHES[-1:]
+
+    def fullest(self) -> Settings | None:
+        """The first that fits, from the fullest down; None when none does."""
+        for rung, (context, slots) in enumerate(rungs(self.wishes)):
+            for kv_type, ubatch in product(KV_TYPES, self.quick_ubatches()):
+                found = self.settings(rung, context, slots, kv_type, ubatch)
+                if found.needed_bytes <= self.memory_bytes:
+                    return found
+        return None
+
+    def smallest(self) -> Settings:
+        context, slots = rungs(self.wishes)[-1]
+        return self.settings(len(rungs(self.wishes)) - 1, context, slots, KV_TYPES[-1], UBATCHES[-1])
+
+    def grown(self, usual: Settings) -> Settings:
+        """``usual`` with the longest context that memory to spare and patience allow."""
+        for context in MORE_CONTEXT_TOKENS:
+            if context > min(self.entry.context_max_tokens, LONGEST_READ_S * self.prefill_tps):
+                continue
+            more = self.settings(0, context, usual.slots, usual.kv_type, usual.ubatch)
+            if more.needed_bytes <= PLENTY_SHARE * self.memory_bytes:
+                return more
+        return usual
+
+    def repacked(self, settings: Settings) -> Settings:
+        """``settings`` that let the engine repack weights, where a second copy has room too."""
+        copy_bytes = -(-self.file.bytes // MIB) * MIB
+        if not settings.mmap or settings.needed_bytes + copy_bytes > self.memory_bytes:
+            return settings
+        return structs.replace(settings, repack="auto", repack_bytes=copy_bytes)
+
+
+def choose_settings(
+    entry: ModelEntry, file: ModelFile, wishes: Wishes, *, memory_bytes: int, prefill_tps: float, mmap: bool
+) -> Settings:
+    """The fullest settings that fit ``memory_bytes``, else the smallest there are.
+
+    An exact KV cache comes before large steps, and context and slots before an exact cache. Only where
+    the whole takes less than half of the memory does an unasked context grow, and are weights repacked only
+    where both copies have room.
+    """
+    case = _Case(
+        entry=entry,
+        file=file,
+        wishes=wishes,
+        memory_bytes=memory_bytes,
+        prefill_tps=prefill_tps,
+        mmap=mmap,
+    )
+    found = case.fullest()
+    if found is None:
+        return case.smallest()
+    if wishes.context_tokens is None and found.rung == 0 and found.kv_type == KV_TYPES[0]:
+        found = case.grown(found)
+    return case.repacked(found)
+
+
+def _projector_bytes(entry: ModelEntry) -> int:
+    """The image projector, which the engine reads into memory of its own, in whole MiB; 0 without one."""
+    if entry.vision is None:
+        return 0
+    return -(-(entry.vision.bytes + PROJECTOR_COMPUTE_BYTES) // MIB) * MIB

@@ -146,7 +146,8 @@ def failure(status: int, headers: Mapping[str, str], raw: bytes) -> EdgeError:
 def typed(error: _Failure, status: int, retry_after_s: float | None) -> EdgeError:
     unknown = BadRequest if 400 <= status < 500 else Internal
     kind = _BY_CODE.get(str(error.code), unknown)
-    return kind(error.message or f"refused with status {status}", retry_after_s=retry_after_s)
+    hint = "name the file that holds its key with --key-file" if kind is Unauthorized else ""
+    return kind(error.message or f"refused with status {status}", hint=hint, retry_after_s=retry_after_s)
 
 
 def _seconds(text: str | None) -> float | None:

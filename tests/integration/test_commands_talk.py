@@ -250,6 +250,7 @@ def test_without_its_key_the_box_refuses_over_http(box, tmp_path, edgectl):
     done = edgectl("ask", "hi", env=empty)
     assert done.returncode == 2
     assert "API key" in done.stderr
+    assert "--key-file" in done.stderr
 
 
 def test_nobody_there_is_5_with_what_to_do_next(edgectl):

@@ -12,6 +12,7 @@ from edgectl.install.config_text import config_text
 from edgectl.install.unit import CREDENTIALS, UnitFacts, credential_sources, unit_text
 from edgectl.planning.plan import Plan
 from edged.api.config import Config
+from edged.api.config import Plan as Promised
 from edged.api.requests import Sampling
 from edged.host.config import parse
 
@@ -112,6 +113,7 @@ def with_plan(config: Config, chosen: Chosen) -> Config:
         threads=plan.threads,
         kv_type=plan.kv_type,
         mmap=plan.mmap,
+        repack=plan.repack,
         thinking=plan.thinking,
         sampling=sampling,
     )
@@ -121,7 +123,13 @@ def with_plan(config: Config, chosen: Chosen) -> Config:
         # The worker's own group also holds the pages of the model file that it maps.
         cgroup_max_mib=-(-(plan.memory.weights_bytes + plan.worker_budget_bytes) // MIB),
     )
-    return structs.replace(config, board=chosen.board, model=model, memory=memory)
+    promised = Promised(
+        decode_tps=round(plan.speed.decode_tps, 2),
+        first_token_500_s=round(plan.speed.ttft_500_s, 2),
+        worker_mib=-(-plan.memory.anon_bytes // MIB),
+        speed=plan.speed.kind,
+    )
+    return structs.replace(config, board=chosen.board, model=model, memory=memory, plan=promised)
 
 
 def _with_credentials(config: Config, sources: dict[str, str]) -> tuple[Config, tuple[tuple[str, Path], ...]]:

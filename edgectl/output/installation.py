@@ -60,11 +60,12 @@ def show_proof(proof: Proof, plan: Plan) -> None:
     measured = f"{speed:.1f}" if speed else "too short to measure"
     _line("state", f"{status.state}: {status.model.name} {status.model.quant} on {status.node}")
     _line("answer", repr(proof.answer.text.strip()[:100]))
-    _line("speed", f"{measured} tokens/s, predicted {plan.speed.decode_tps:.1f}")
+    _line("speed", f"{measured} tokens/s, predicted {plan.speed.decode_tps:.1f} ({plan.speed.kind})")
     _line(
         "memory",
         f"{mib(status.memory.worker_anon_bytes)} worker of {mib(plan.worker_budget_bytes)} allowed, "
-        f"{mib(plan.memory.anon_bytes)} predicted with full context",
+        f"{mib(plan.memory.anon_bytes)} predicted with full context"
+        + (f", {mib(plan.repack_bytes)} more with repacked weights" if plan.repack_bytes else ""),
     )
     if status.memory.enforced_by:
         _line("limit", f"enforced by {', '.join(status.memory.enforced_by)}")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from edgectl.output.terminal import mib, size
+from edgectl.output.terminal import MIB, mib, size
 from edged.api.status import EngineState, ServiceState
 
 if TYPE_CHECKING:
+    from edged.api.config import Plan
     from edged.api.status import Condition, MemoryStatus, Status
 
 BAR_WIDTH = 20
@@ -22,8 +23,11 @@ COLOURS = {
 }
 
 
-def render(status: Status) -> Table:
-    """The whole picture, one fact group a row; what the transport did not tell is left out."""
+def render(status: Status, promised: Plan | None = None) -> Table:
+    """The whole picture, one fact group a row; what the transport did not tell is left out.
+
+    ``promised`` is what the plan of this box said, shown beside what is measured.
+    """
     afar = status.pid == 0  # seen over MQTT
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
@@ -31,8 +35,12 @@ def render(status: Status) -> Table:
     table.add_row("State", _state(status, afar=afar))
     table.add_row("Model", _model(status))
     table.add_row("Speed", _speed(status))
+    if promised is not None:
+        table.add_row("", _promised_speed(promised), style="dim")
     table.add_row("Queue", f"{status.running} running, {status.queue} waiting")
     table.add_row("Memory", _memory(status.memory))
+    if promised is not None:
+        table.add_row("", _promised_memory(status.memory, promised), style="dim")
     if not afar:
         table.add_row("Served", _counters(status))
         worker = "none" if status.worker_pid is None else str(status.worker_pid)
@@ -82,6 +90,19 @@ def _speed(status: Status) -> str:
         "" if status.first_token_ms is None else f", first token after {status.first_token_ms / 1000:.2f} s"
     )
     return f"{status.decode_tps:.1f} tok/s{first}"
+
+
+def _promised_speed(promised: Plan) -> str:
+    how = {"measured": "from a measurement here", "estimated": "an estimate"}.get(promised.speed, "")
+    line = f"predicted {promised.decode_tps:.1f} tok/s, first token of a 500-token prompt after "
+    return line + f"{promised.first_token_500_s:.1f} s" + (f" ({how})" if how else "")
+
+
+def _promised_memory(memory: MemoryStatus, promised: Plan) -> str:
+    """With repacked weights the engine holds those as well, so that only a lower use can be compared."""
+    used = memory.worker_anon_bytes + memory.worker_swap_bytes
+    line = f"predicted {promised.worker_mib:,} MiB with every context full"
+    return line + (", besides repacked weights" if used > promised.worker_mib * MIB else "")
 
 
 def _memory(memory: MemoryStatus) -> Text:

@@ -121,8 +121,11 @@ class _Case(Struct, frozen=True, kw_only=True):
         return None
 
     def smallest(self) -> Settings:
-        context, slots = rungs(self.wishes)[-1]
-        return self.settings(len(rungs(self.wishes)) - 1, context, slots, KV_TYPES[-1], UBATCHES[-1])
+        """The least that it takes, whether or not that fits."""
+        last = len(rungs(self.wishes)) - 1
+        context, slots = rungs(self.wishes)[last]
+        tried = [self.settings(last, context, slots, kv_type, UBATCHES[-1]) for kv_type in KV_TYPES]
+        return min(tried, key=lambda one: one.needed_bytes)
 
     def grown(self, usual: Settings) -> Settings:
         """``usual`` with the longest context that memory to spare and patience allow."""

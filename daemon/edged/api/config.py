@@ -97,6 +97,15 @@ class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class Plan(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the planner promised of this box; 0 where it promised nothing. Decides nothing."""
+
+    decode_tps: float = 0.0
+    first_token_500_s: float = 0.0
+    worker_mib: int = 0  # without repacked weights
+    speed: Literal["", "measured", "estimated"] = ""
+
+
 class Config(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of edged.toml."""
 
@@ -111,3 +120,4 @@ class Config(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     http: Http = field(default_factory=Http)
     discovery: Discovery = field(default_factory=Discovery)
     log: Log = field(default_factory=Log)
+    plan: Plan = field(default_factory=Plan)

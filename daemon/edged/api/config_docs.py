@@ -77,6 +77,13 @@ EXPLANATIONS: dict[str, str] = {
     "http.max_connections": "Connections open at the same time.",
     "discovery": "Being found on the local network.",
     "discovery.enabled": "Announce this box over mDNS, for `edgectl discover`.",
+    "plan": "What the plan predicted; `edgectl status` shows it beside what is measured. Decides nothing.",
+    "plan.decode_tps": "Predicted tokens a second of one request alone; 0 is no prediction.",
+    "plan.first_token_500_s": "Predicted seconds to the first token of a 500-token prompt; 0 is none.",
+    "plan.worker_mib": (
+        "Predicted MiB of the engine's own memory with every context full, repacked weights not counted."
+    ),
+    "plan.speed": "Whether the predicted speed comes from a measurement of this computer or is an estimate.",
     "log": "What is logged.",
     "log.level": "Least severity that is logged; prompts and answers never are.",
 }

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="edged",
         description="Serve a language model over MQTT and HTTP inside hard memory limits.",
-        epilog="Exit status: 0 stopped as told, 1 defect, 2 usage, 78 configuration. Example: edged --config x",
+        epilog="Exit status: 0 stopped, 1 defect, 2 usage, 78 configuration. Example: edged --config x.toml",
     )
     paths = default_paths()
     about = f"configuration file (default {paths.config})"

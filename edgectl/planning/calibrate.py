@@ -33,7 +33,7 @@ UBATCH: Final = 128
 VOCAB: Final = 2048  # the output head is a matrix like others; a small one loads quickly
 DEEP: Final = 1024
 # In the order of their use in the catalogue: what the time does not allow is taken from the neighbours.
-TYPES: Final = ("Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q4_0", "IQ4_XS", "Q3_K", "Q4_1", "Q5_0")
+TYPES: Final = ("Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q4_1", "Q5_0", "IQ4_XS", "Q4_0", "Q3_K")
 TRYING_SHARE: Final = 0.3  # of the time; the rest is for the figures themselves
 SAMPLE_LIMIT_S: Final = 60.0
 # More threads must be this much quicker: the last core is wanted by everything else on the computer.

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from edgectl.errors import StorageFailed
-from edgectl.planning.step_costs import StepCosts, step_parts_s
+from edgectl.planning.step_costs import BITS_PER_WEIGHT, StepCosts, step_parts_s
 from edged.host.files import write_atomic
 from edged.host.paths import default_paths
 
@@ -153,6 +153,7 @@ def _implausible(calibration: Calibration) -> str | None:
         return "it has no single step"
     for one in steps:
         costs = (one.fixed_s, one.layer_s, one.state_s, one.attention_s, *one.weight_s.values())
-        if not one.weight_s or any(not 0 <= cost < 1e3 for cost in costs):
+        known = one.weight_s and one.weight_s.keys() <= BITS_PER_WEIGHT.keys()
+        if not known or any(not 0 <= cost < 1e3 for cost in costs) or max(one.weight_s.values()) == 0:
             return "its costs make no sense"
     return None

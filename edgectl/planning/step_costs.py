@@ -11,11 +11,11 @@ from edgectl.models.gguf_types import TENSOR_TYPES
 from edgectl.planning.least_squares import fit_nonnegative
 from edgectl.planning.work import Work
 
-__all__ = ["Observation", "StepCosts", "fit_step_costs", "step_parts_s"]
+__all__ = ["BITS_PER_WEIGHT", "Observation", "StepCosts", "fit_step_costs", "step_parts_s"]
 
 # IQ types look every weight up in a table, which costs a CPU more than the bytes they save; assumed.
 TABLE_LOOKUP_COST: Final = 1.2
-_BITS_PER_WEIGHT: Final[Mapping[str, float]] = {
+BITS_PER_WEIGHT: Final[Mapping[str, float]] = {
     name: 8 * size_bytes / elements for name, elements, size_bytes in TENSOR_TYPES.values()
 }
 
@@ -39,8 +39,8 @@ class StepCosts(Struct, frozen=True, kw_only=True):
         known = self.weight_s.get(ggml_type)
         if known is not None or not self.weight_s:
             return known or 0.0
-        bits = _BITS_PER_WEIGHT[ggml_type]
-        nearest = min(self.weight_s, key=lambda name: abs(_BITS_PER_WEIGHT[name] - bits))
+        bits = BITS_PER_WEIGHT[ggml_type]
+        nearest = min(self.weight_s, key=lambda name: abs(BITS_PER_WEIGHT[name] - bits))
         lookup = TABLE_LOOKUP_COST if ggml_type.startswith("IQ") else 1.0
         return self.weight_s[nearest] * lookup
 

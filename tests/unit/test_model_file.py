@@ -36,7 +36,18 @@ def test_a_digest_over_several_chunks_and_a_rest_is_right(tmp_path):
     asyncio.run(check_model(model, digest, tmp_path / "model.json"))
     with pytest.raises(ModelUnusable, match="SHA-256"):
         asyncio.run(check_model(model, digest[::-1], tmp_path / "other.json"))
-    assert not (tmp_path / "other.json").exists()
+
+
+def test_a_wrong_file_is_refused_again_without_being_read_again(tmp_path, caplog):
+    model, memory = tmp_path / "wrong.gguf", tmp_path / "model.json"
+    model.write_bytes(b"wrong")
+    caplog.set_level("INFO")
+    for _ in range(2):
+        with pytest.raises(ModelUnusable, match="SHA-256"):
+            asyncio.run(check_model(model, "0" * 64, memory))
+    assert len([record for record in caplog.records if "checking" in record.message]) == 1
+    model.write_bytes(b"right now")
+    asyncio.run(check_model(model, hashlib.sha256(b"right now").hexdigest(), memory))
 
 
 @pytest.mark.parametrize("sha256", ["", "0" * 64])

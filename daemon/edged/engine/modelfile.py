@@ -23,39 +23,49 @@ log = logging.getLogger("edged.engine")
 CHUNK_BYTES = 1 << 20  # as much memory as the check takes; the supervisor is small for as long as it lives
 
 
-class Seen(Struct, frozen=True):
-    """A file as it was when its hash was taken."""
+class Facts(Struct, frozen=True):
+    """What changes when a file does."""
 
     path: str
     size_bytes: int
     modified_ns: int
     inode: int
+
+
+class Seen(Struct, frozen=True):
+    """The digest that a file had, right or wrong."""
+
+    facts: Facts
     sha256: str
 
 
 async def check_model(path: Path, sha256: str, memory: Path) -> None:
     """Raises ModelUnusable unless ``path`` can be read and has the digest ``sha256`` (empty: any).
 
-    A file that has not changed since its digest was taken (size, time, inode) is not read again;
+    A file that has not changed since its digest was taken is not read again, whatever came of it;
     ``memory`` is the small file that remembers.
     """
     try:
         with path.open("rb") as file:
             if not sha256:
                 return
-            facts = os.fstat(file.fileno())
-            seen = Seen(str(path), facts.st_size, facts.st_mtime_ns, facts.st_ino, sha256)
-            if seen == _remembered(memory):
-                return
-            log.info("checking the model file (%d MiB)", facts.st_size >> 20)
-            digest = await _digest(file)
+            found = os.fstat(file.fileno())
+            facts = Facts(str(path), found.st_size, found.st_mtime_ns, found.st_ino)
+            seen = _remembered(memory)
+            if seen is None or seen.facts != facts:
+                log.info("checking the model file (%d MiB)", found.st_size >> 20)
+                seen = Seen(facts, await _digest(file))
+                _remember(memory, seen)
     except OSError as error:
         raise ModelUnusable(f"the model file {path} cannot be read: {error.strerror}") from error
-    if digest != sha256:
+    if seen.sha256 != sha256:
         raise ModelUnusable(
-            f"the model file {path} has SHA-256 {digest[:16]}…, the configuration says {sha256[:16]}…",
+            f"the model file {path} has SHA-256 {seen.sha256[:16]}…, the configuration says {sha256[:16]}…",
             hint="`edgectl models verify` checks the store, `edgectl models pull` fetches the file again",
         )
+
+
+def _remember(memory: Path, seen: Seen) -> None:
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(memory, msgspec.json.encode(seen))

@@ -77,9 +77,7 @@ def _require_daemon_extra() -> None:
     if missing:
         raise ConfigInvalid(
             "this installation",
-            (
-                f"{', '.join(missing)} missing: install edged with the extra [daemon], in a checkout `pip install '.[daemon]'`",
-            ),
+            (f"{', '.join(missing)} missing; in the checkout: pip install '.[daemon]'",),
         )
 
 

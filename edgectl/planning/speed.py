@@ -94,7 +94,7 @@ def device_speed(
         reference,
         calibration=calibration,
         kind="measured",
-        source=f"measured on this computer, {calibration.measured_at[:10]}",
+        source=f"calibration of this computer, {calibration.measured_at[:10]}",
     )
 
 

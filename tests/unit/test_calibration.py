@@ -126,7 +126,7 @@ def test_measured_figures_take_the_place_of_the_profiles():
     speed = device_speed(DEVICE, profile, CALIBRATION)
     estimate = estimate_speed(entry, file, speed)
     assert estimate.kind == "measured"
-    assert "measured" in estimate.source
+    assert "calibration of this computer, 2026-11-22" in estimate.source
     work = work_of_file(entry, file)
     assert estimate.decode_tps == pytest.approx(1 / CALIBRATION.decode_step_s(work, depth_tokens=500))
     assert estimate.ttft_500_s == pytest.approx(CALIBRATION.first_token_s(work, 500))

@@ -27,7 +27,7 @@ def show_explanation(out: Console, told: Explanation, candidate: Candidate) -> N
     if candidate.fits:
         out.print("\nIt fits.")
         return
-    out.print(f"\nIt does not fit: {' and '.join(miss.message for miss in candidate.misses)}.", markup=False)
+    out.print(f"\nIt does not fit: {'; '.join(miss.message for miss in candidate.misses)}.", markup=False)
     for remedy in candidate.remedies:
         out.print(f"  To make it fit: {remedy.text}", markup=False)
 

@@ -172,8 +172,8 @@ def choose_threads(decode_tps: dict[int, float]) -> int:
 def fit_calibration(timings: Sequence[Timing]) -> tuple[tuple[StepCosts, ...], float]:
     """The costs for each size of step, and the median relative spread of timings of the same step.
 
-    Timings of the same step count by their :func:`undisturbed` value. Raises Unhealthy without a prefill
-    or without single steps.
+    Timings of the same step count by their median, which a neighbour now and then does not move. Raises
+    Unhealthy without a prefill or without single steps.
     """
     grouped: dict[tuple[int, str, float], list[Timing]] = {}
     for one in timings:
@@ -182,16 +182,12 @@ def fit_calibration(timings: Sequence[Timing]) -> tuple[tuple[StepCosts, ...], f
     spreads: list[float] = []
     for (tokens, _, _), group in sorted(grouped.items(), key=lambda item: item[0]):
         seconds = sorted(one.observation.seconds for one in group)
-        seen.setdefault(tokens, []).append(replace(group[0].observation, seconds=undisturbed(seconds)))
-        spreads.append(seconds[len(seconds) * 3 // 4] / undisturbed(seconds) - 1)
+        usual_s = median(seconds)
+        seen.setdefault(tokens, []).append(replace(group[0].observation, seconds=usual_s))
+        spreads.append((seconds[len(seconds) * 3 // 4] - seconds[len(seconds) // 4]) / usual_s)
     if len(seen) < 2 or 1 not in seen:
         raise Unhealthy("the calibration has too few timings to say anything", hint="give it more --seconds")
     return tuple(fit_step_costs(tokens, some) for tokens, some in seen.items()), median(spreads)
-
-
-def undisturbed(seconds: Sequence[float]) -> float:
-    """The lower quartile: what a step takes while the neighbours leave it alone."""
-    return sorted(seconds)[len(seconds) // 4]
 
 
 class _Run:
@@ -254,9 +250,9 @@ class _Run:
 
 
 def _tps(done: DryRun) -> float:
-    """Undisturbed tokens a second of single steps."""
+    """Tokens a second of single steps, most of the time."""
     steps_ms = [one.measured.step_ms for one in done.results if one.workload == USUAL[0]]
-    return 1000 / max(undisturbed(steps_ms), 1e-6)
+    return 1000 / max(median(steps_ms), 1e-6)
 
 
 def _sample(

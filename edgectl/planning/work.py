@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ShapedTensor", "Work", "work_of_file", "work_of_header", "work_of_tensors"]
 
+STATE_HEAD_DIM: Final = 128  # of a Gated DeltaNet layer; the same in every Qwen3.5
 STATE_ELEMENT_BYTES: Final = 4  # recurrent state is always F32
 # Of six layers of gemma3 five look back no further than the window (llama.cpp, src/models/gemma3.cpp).
 _GEMMA3_PERIOD: Final = 6
-_LAYER: Final = re.compile(r"blk\.(\d+)\.")
 
 
 class ShapedTensor(Protocol):
@@ -66,29 +65,30 @@ def work_of_tensors(
     ``expert_share`` of a mixture of experts is used by one token; ``window_tokens`` above 0 says that only
     every sixth layer sees everything. Vectors (norms, biases) are small and counted with their layer.
     """
-    body: Counter[str] = Counter()
+    body: dict[str, float] = {}
     head: Counter[str] = Counter()
     embedding: Counter[str] = Counter()
     layers: set[int] = set()
     state_elements = attention = windowed = 0
     for tensor in tensors:
-        found = _LAYER.match(tensor.name)
-        part = tensor.name.split(".")[-2] if "." in tensor.name else tensor.name
         if len(tensor.shape) < 2:
             continue
-        if found is None:
-            target = {"token_embd": embedding, "output": head}.get(part)
+        block, _, rest = tensor.name.partition(".")
+        if block != "blk":
+            target = {"token_embd": embedding, "output": head}.get(block)
             if target is not None:
                 target[tensor.ggml_type] += tensor.size_bytes
             continue
-        layer = int(found.group(1))
+        number, _, rest = rest.partition(".")
+        part = rest.partition(".")[0]
+        layer = int(number) if number.isdecimal() else 0
         layers.add(layer)
         if part == "ssm_conv1d":
             kernel, channels = tensor.shape[:2]
             state_elements += (kernel - 1) * channels
             continue
         share = expert_share if part.endswith("_exps") else 1.0
-        body[tensor.ggml_type] += share * tensor.size_bytes  # type: ignore[assignment]
+        body[tensor.ggml_type] = body.get(tensor.ggml_type, 0.0) + share * tensor.size_bytes
         if part == "attn_output":
             local = window_tokens > 0 and (layer + 1) % _GEMMA3_PERIOD != 0
             windowed += 2 * tensor.shape[0] * local
@@ -96,7 +96,7 @@ def work_of_tensors(
         elif part == "ssm_out":
             state_elements += tensor.shape[0] * STATE_HEAD_DIM
     return Work(
-        weight_bytes=dict(body),
+        weight_bytes=body,
         head_bytes=dict(head or embedding),  # tied: the embedding is the head
         layers=len(layers),
         state_bytes=state_elements * STATE_ELEMENT_BYTES,
@@ -104,9 +104,6 @@ def work_of_tensors(
         window_elements=windowed,
         window_tokens=window_tokens,
     )
-
-
-STATE_HEAD_DIM: Final = 128  # of a Gated DeltaNet layer; the same in every Qwen3.5
 
 
 def work_of_file(entry: ModelEntry, file: ModelFile) -> Work:

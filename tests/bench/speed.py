@@ -26,7 +26,7 @@ from msgspec import Struct, to_builtins
 
 from edgectl.models.gguf import read_header
 from edgectl.models.replica_plan import plan_replica
-from edgectl.planning.calibrate import calibrate, undisturbed
+from edgectl.planning.calibrate import calibrate
 from edgectl.planning.catalog import load_catalog
 from edgectl.planning.dryrun import DryRun, EngineSettings, Workload, dry_run, dry_run_replica
 from edgectl.planning.work import Work, work_of_header, work_of_tensors
@@ -99,12 +99,12 @@ def workloads(target: Target, calibration: Calibration, fill_s: float) -> tuple[
         *[Workload(batch=4, decode_steps=1)] * 6,
         *[Workload(depth=UBATCH, prefill_tokens=UBATCH)] * 2,
         Workload(depth=depths[0], prefill_tokens=UBATCH, decode_steps=8),
-        Workload(batch=4, depth=depths[1], decode_steps=6),
+        *[Workload(batch=4, depth=depths[1], decode_steps=6)] * (depths[1] > UBATCH),
     )
 
 
 def rows(target: Target, done: DryRun, calibrations: list[Calibration]) -> list[Row]:
-    """Steps of the same size and depth count by their lower quartile, as in a calibration."""
+    """Steps of the same size and depth count by their median, as in a calibration."""
     steps: dict[tuple[str, int, int], list[float]] = {}
     for result in done.results:
         order, measured = result.workload, result.measured
@@ -124,7 +124,7 @@ def rows(target: Target, done: DryRun, calibrations: list[Calibration]) -> list[
             middle = depth - UBATCH / 2
             predicted = [one.prefill_token_s(target.work, depth_tokens=middle) for one in calibrations]
         step_s = sum(predicted) / len(predicted)
-        found.append(Row(target.name, what, batch, depth, batch / step_s, batch / undisturbed(seconds)))
+        found.append(Row(target.name, what, batch, depth, batch / step_s, batch / median(seconds)))
     return found
 
 

@@ -13,7 +13,6 @@ from edgectl.planning.calibrate import (
     fit_calibration,
     samples,
     thread_choices,
-    undisturbed,
 )
 from edgectl.planning.catalog import load_catalog
 from edgectl.planning.least_squares import fit_nonnegative
@@ -129,8 +128,7 @@ def test_disturbed_steps_do_not_count():
     steps, spread = fit_calibration([*calm, *disturbed[:6]])
     assert steps == fit_calibration(calm)[0]
     assert fit_calibration(calm)[1] == 0.0
-    assert spread >= 0.0
-    assert undisturbed([9.0, 1.0, 1.1, 8.0, 7.0]) == 1.1
+    assert spread > 0.0
 
 
 def test_threads_are_the_fewest_that_are_about_as_quick():

@@ -35,6 +35,9 @@ class Geometry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``full_attention_interval`` n means every n-th layer has a KV cache and the others are Gated DeltaNet
     layers with a recurrent state; 1 means that all have a KV cache. In a mixture of experts
     ``feed_forward`` is the width of one expert, ``shared_feed_forward`` of the one that every token uses.
+
+    With a ``sliding_window`` every ``sliding_interval``-th layer sees the whole context and the others only
+    so many tokens. ``merges`` of the tokenizer: None for about one a token, 0 for one without.
     """
 
     layers: Count
@@ -53,14 +56,42 @@ class Geometry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     experts: int = 0
     experts_per_token: int = 0
     shared_feed_forward: int = 0
+    sliding_window: int = 0
+    sliding_interval: int = 0
+    merges: int | None = None
 
     @property
     def kv_layers(self) -> int:
-        return self.layers // self.full_attention_interval
+        """Layers with a KV cache of the whole context."""
+        return self.layers // (self.sliding_interval or self.full_attention_interval)
+
+    @property
+    def sliding_layers(self) -> int:
+        """Layers with a KV cache of the window."""
+        return self.layers - self.kv_layers if self.sliding_interval else 0
 
     @property
     def linear_layers(self) -> int:
-        return self.layers - self.kv_layers
+        """Layers with a recurrent state."""
+        return self.layers - self.kv_layers - self.sliding_layers
+
+    @property
+    def linear_inner(self) -> int:
+        return self.linear_value_heads * self.linear_head_dim
+
+    @property
+    def convolution_channels(self) -> int:
+        return self.linear_inner + 2 * self.linear_key_heads * self.linear_head_dim
+
+    @property
+    def convolution_state(self) -> int:
+        """Elements that one sequence's convolution keeps in one recurrent layer."""
+        return max(self.linear_conv_kernel - 1, 0) * self.convolution_channels
+
+    @property
+    def matrix_state(self) -> int:
+        """Elements of one sequence's state matrix in one recurrent layer."""
+        return self.linear_head_dim * self.linear_inner
 
 
 class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

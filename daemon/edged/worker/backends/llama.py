@@ -257,5 +257,7 @@ def _context_params(options: EngineOptions) -> object:
     # A quantized V cache exists only with flash attention.
     params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_AUTO
     params.kv_unified = False
+    # Layers that look back a window keep only that: no sequence here is ever cut back to an earlier position.
+    params.swa_full = False
     params.no_perf = True
     return params

@@ -1,6 +1,6 @@
 # `make` lists the targets. Every target sets up what it needs in .venv, in an empty clone too.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos test-all lint bench wheel clean setup setup-demo
+.PHONY: help demo test test-chaos test-all fuzz lint bench wheel clean setup setup-demo
 MAKEFLAGS += --no-print-directory
 
 python := .venv/bin/python
@@ -21,6 +21,13 @@ test-chaos: setup ## Run the tests that kill, stall and starve things
 	@$(pytest) tests/chaos $(ARGS)
 
 test-all: test test-chaos ## Run every test
+
+# New inputs and crashes stay in build/fuzz; a second bound in ARGS replaces the first.
+fuzz: setup ## Fuzz the reader of model files for two minutes (ARGS=-max_total_time=3600)
+	@$(python) -m pip install --quiet 'atheris>=3.0'
+	@mkdir -p build/fuzz/gguf
+	@$(python) -m tests.fuzz.gguf_header -max_total_time=120 -max_len=4096 -timeout=10 -rss_limit_mb=512 \
+	  -artifact_prefix=build/fuzz/ $(ARGS) build/fuzz/gguf tests/fuzz/corpus/gguf
 
 lint: setup ## Check style, types and the layers of the code
 	@failed=0; \

@@ -9,6 +9,7 @@ import click
 
 from edgectl.commands.local_models import configured_model, is_used, local_store, stored
 from edgectl.commands.models_import import import_command
+from edgectl.commands.models_inspect import inspect_command
 from edgectl.commands.models_pull import pull_command
 from edgectl.errors import ConfirmationNeeded, IntegrityError, Usage
 from edgectl.output.terminal import console, emit_json, json_option, size
@@ -25,6 +26,7 @@ Examples:
   edgectl models list --available          what could be fetched
   edgectl models pull qwen3.5-0.8b         fetch it
   edgectl models import /media/usb         or bring it on a stick
+  edgectl models inspect my.gguf           what a file says about itself
   edgectl models verify                    is every file still what it was?
 
 The files lie in /var/lib/edged/models for root and in ~/.local/share/edged/models for others; EDGED_STATE
@@ -41,7 +43,7 @@ AVAILABLE_TITLES = {
 
 @click.group(epilog=GROUP_EPILOG)
 def command() -> None:
-    """Fetch, list, import, verify and remove model files.
+    """Fetch, list, import, inspect, verify and remove model files.
 
     A file becomes loadable only after its SHA-256 and its header were checked.
     """
@@ -49,6 +51,7 @@ def command() -> None:
 
 command.add_command(pull_command)
 command.add_command(import_command)
+command.add_command(inspect_command)
 
 
 @command.command(

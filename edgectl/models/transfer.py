@@ -81,6 +81,25 @@ class Exchange(Struct, frozen=True, kw_only=True):
     progress: Callable[[int, int | None], None]  # bytes that are there, bytes in all
 
 
+class Pace:
+    """Watches that a body comes at the least speed that ``limits`` demand."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._start_s = time.monotonic()
+        self._bytes = 0
+
+    def count(self, size_bytes: int) -> None:
+        """Say that ``size_bytes`` came. Raises Interrupted when that is too slow."""
+        self._bytes += size_bytes
+        elapsed_s = time.monotonic() - self._start_s
+        if elapsed_s < self._limits.stall_window_s:
+            return
+        if self._bytes < self._limits.stall_bytes:
+            raise Interrupted(f"only {self._bytes:,} bytes came in {elapsed_s:.0f} s")
+        self._start_s, self._bytes = time.monotonic(), 0
+
+
 def receive(
     exchange: Exchange, source: Source, part: Partial, wanted: Download, *, whole: bool = False
 ) -> None:
@@ -92,7 +111,7 @@ def receive(
     headers = {"Accept-Encoding": "identity", "User-Agent": f"edgectl/{__version__}"}
     if offset_bytes:
         headers["Range"] = f"bytes={offset_bytes}-"
-    with _opened(exchange, source.url, headers) as response:
+    with opened(exchange, source.url, headers) as response:
         total_bytes = _check_answer(response, offset_bytes, wanted.size_bytes)
         if response.status_code == httpx.codes.OK and part.size_bytes:
             part.restart()  # the server sends everything again
@@ -106,24 +125,18 @@ def receive(
 
 def _stream(exchange: Exchange, response: httpx.Response, part: Partial, total_bytes: int | None) -> None:
     most_bytes = total_bytes or MAX_FILE_BYTES
-    window_start_s, window_bytes = time.monotonic(), 0
+    pace = Pace(exchange.limits)
     for data in response.iter_raw():
         if part.size_bytes + len(data) > most_bytes:
             raise WrongBytes(f"it sends more than the {most_bytes:,} bytes of the file")
         part.write(data)
         exchange.progress(part.size_bytes, total_bytes)
-        window_bytes += len(data)
-        if (now_s := time.monotonic()) - window_start_s >= exchange.limits.stall_window_s:
-            if window_bytes < exchange.limits.stall_bytes:
-                raise Interrupted(f"only {window_bytes:,} bytes came in {now_s - window_start_s:.0f} s")
-            window_start_s, window_bytes = now_s, 0
+        pace.count(len(data))
 
 
 def _check_answer(response: httpx.Response, offset_bytes: int, wanted_bytes: int | None) -> int | None:
     """The size of the whole file as the answer tells it; raises unless the body is what was asked for."""
-    _check_status(response, offset_bytes)
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refused(f"it sends the file encoded ({response.headers['content-encoding']})")
+    check_status(response, ranged=offset_bytes > 0)
     if response.status_code == httpx.codes.PARTIAL_CONTENT:
         total_bytes = _range_total(response.headers.get("content-range", ""), offset_bytes)
     else:
@@ -136,11 +149,18 @@ def _check_answer(response: httpx.Response, offset_bytes: int, wanted_bytes: int
     return total_bytes
 
 
-def _check_status(response: httpx.Response, offset_bytes: int) -> None:
+def check_status(response: httpx.Response, *, ranged: bool) -> None:
+    """Raise Interrupted or Refused unless the body holds plain bytes of the file.
+
+    ``ranged`` says that a part of the file was asked for.
+    """
     status = response.status_code
-    if status == httpx.codes.OK or (status == httpx.codes.PARTIAL_CONTENT and offset_bytes):
+    if status == httpx.codes.OK or (status == httpx.codes.PARTIAL_CONTENT and ranged):
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise Refused(f"it sends the file encoded ({encoding})")
         return
-    if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and offset_bytes:
+    if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and ranged:
         raise BadRange("it has no bytes beyond those that are here")
     if status in _TRY_AGAIN:
         raise Interrupted(
@@ -169,8 +189,11 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 @contextmanager
-def _opened(exchange: Exchange, url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-    """The answer after redirects. The token goes only where ``exchange.token`` says, on each hop."""
+def opened(exchange: Exchange, url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+    """The answer after redirects. The token goes only where ``exchange.token`` says, on each hop.
+
+    Raises Interrupted or Refused, also for what breaks while the body is read.
+    """
     try:
         for _ in range(exchange.limits.redirects + 1):
             token = exchange.token(url)

@@ -155,7 +155,7 @@ def _measured_speed(work: Work, speed: DeviceSpeed, calibration: Calibration) ->
     return SpeedEstimate(
         decode_tps=1 / decode_s,
         prefill_tps=REFERENCE_PROMPT_TOKENS / prompt_s,
-        ttft_500_s=prompt_s + decode_s,
+        ttft_500_s=calibration.first_token_s(work, REFERENCE_PROMPT_TOKENS),
         source=speed.source,
         kind="measured",
         attention_s=(deep_s - shallow_s) / 1024,

@@ -171,7 +171,10 @@ def _speed_here(device: Device, profile: DeviceProfile | None, *, measure: bool)
         from edgectl.commands.calibrate import measure_here
 
         return device_speed(device, profile, measure_here(device, seconds=MEASURE_S))
-    calibration, problem = load_calibration(calibration_path(), device, engine_version())
+    path = calibration_path()
+    if not path.exists():  # finding the engine's version takes a while, and nothing asks for it
+        return device_speed(device, profile)
+    calibration, problem = load_calibration(path, device, engine_version())
     if problem:
         click.echo(f"note: {problem}", err=True)
     return device_speed(device, profile, calibration)

@@ -117,16 +117,17 @@ def with_plan(config: Config, chosen: Chosen) -> Config:
         thinking=plan.thinking,
         sampling=sampling,
     )
+    files_bytes = plan.memory.weights_bytes + plan.memory.library_bytes
     memory = structs.replace(
         config.memory,
         budget_mib=-(-plan.worker_budget_bytes // MIB),
-        # The worker's own group also holds the pages of the model file that it maps.
-        cgroup_max_mib=-(-(plan.memory.weights_bytes + plan.worker_budget_bytes) // MIB),
+        # The worker's own group also holds the pages of the files that it maps.
+        cgroup_max_mib=-(-(files_bytes + plan.worker_budget_bytes) // MIB),
     )
     promised = Promised(
         decode_tps=round(plan.speed.decode_tps, 2),
         first_token_500_s=round(plan.speed.ttft_500_s, 2),
-        worker_mib=-(-plan.memory.anon_bytes // MIB),
+        worker_mib=-(-(plan.memory.anon_bytes - plan.memory.repacked_bytes) // MIB),
         speed=plan.speed.kind,
     )
     return structs.replace(config, board=chosen.board, model=model, memory=memory, plan=promised)

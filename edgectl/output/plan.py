@@ -69,8 +69,8 @@ def _show_ways(out: Console, rows: tuple[Candidate, ...]) -> None:
 
 def _legend(result: PlanResult) -> str:
     """What the figures are, and how sure."""
-    measured = any(one.speed.kind == "measured" for one in result.candidates)
-    speed = "measured here" if measured else f"estimated from {result.device.speed_source}"
+    kind = "measured" if any(one.speed.kind == "measured" for one in result.candidates) else "estimated"
+    speed = speed_source(kind, result.device.speed_source)
     return (
         f"~ is an estimate. Speed: {speed}, for one request alone; first token after a prompt of 500 tokens. "
         "Memory: the limit, computed from the model's geometry. Quality: mean of the published MMLU-Pro and "
@@ -156,13 +156,14 @@ def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
     thinking = "thinking on" if choice.thinking else "thinking off"
     requests = "1 request" if choice.slots == 1 else f"{choice.slots} requests"
     weights = "model file" if choice.mmap else "model file, not mapped"
-    repack = f"; up to {mib(choice.repack_bytes)} more for repacked weights" if choice.repack_bytes else ""
+    worker = f"{mib(memory.anon_bytes)} worker"
+    if memory.repacked_bytes:
+        worker += f" ({mib(memory.repacked_bytes)} of them for repacked weights)"
     lines = {
         "serves": f"{requests} at once, {choice.context_tokens:,} tokens of context each, {thinking}",
         "speed": f"{_figure(speed.decode_tps)} tokens/s, prompts at {_figure(speed.prefill_tps)} "
-        f"({speed.kind}: {speed.source})",
-        "memory": f"{mib(memory.weights_bytes)} {weights}, {mib(memory.anon_bytes)} worker, "
-        f"{mib(memory.supervisor_bytes)} daemon{repack}",
+        f"({speed_source(speed.kind, speed.source)})",
+        "memory": f"{mib(memory.weights_bytes)} {weights}, {worker}, {mib(memory.supervisor_bytes)} daemon",
         "limits": f"{mib(choice.worker_budget_bytes)} worker, {mib(choice.unit_memory_max_bytes)} service",
         "engine": f"{_threads(choice.threads)}, KV cache {choice.kv_type}, steps of {choice.ubatch} tokens",
     }
@@ -177,6 +178,11 @@ def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
         table.add_row(name, escape(text))
     out.print(table)
     out.print(f"\nNext: [bold]{escape(next_command)}[/]")
+
+
+def speed_source(kind: str, source: str) -> str:
+    """`measured by ...`, or `estimated from reference figures of ...`."""
+    return f"measured by {source}" if kind == "measured" else f"{kind} from {source}"
 
 
 def _pairs() -> Table:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgectl.output.plan import speed_source
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,7 +20,7 @@ NOTE_COLUMNS = 100  # from here on there is room to say how each part comes abou
 def show_explanation(out: Console, told: Explanation, candidate: Candidate) -> None:
     """Three bar charts: memory, one token, the first token; then what keeps it out."""
     out.print(f"[bold]{told.model}:{told.quant}[/], {candidate.name}")
-    kind = f"{told.speed_kind}, {told.speed_source}"
+    kind = speed_source(told.speed_kind, told.speed_source)
     mib, decode = told.memory_bytes / MIB, told.decode_ms
     _chart(out, f"Memory: {mib:,.0f} MiB, computed from its geometry", told.memory, 1 / MIB, "MiB")
     _chart(out, f"One token: {decode:,.0f} ms, {1000 / decode:.1f} tokens/s ({kind})", told.decode, 1.0, "ms")

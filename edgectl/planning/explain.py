@@ -27,8 +27,8 @@ _GROUPS = (
     ("attn_", "attention"),
 )  # fmt: skip
 _LABELS = {
-    "kv": "KV cache", "state": "recurrent state", "compute": "compute buffers", "base": "process, tokenizer",
-    "supervisor": "daemon", "projector": "image projector",
+    "kv": "KV cache", "state": "recurrent state", "compute": "compute buffers", "base": "process",
+    "library": "engine libraries", "supervisor": "daemon", "projector": "image projector",
 }  # fmt: skip
 
 
@@ -101,11 +101,14 @@ def _memory(candidate: Candidate, entry: ModelEntry, file: ModelFile) -> tuple[T
         for name, (size, kinds) in groups.items()
     ]
     rest = memory.weights_bytes - sum(term.amount for term in terms)
-    terms.append(Term(name="weights: the rest", amount=rest, note=f"norms, vocabulary, header, {where}"))
+    if rest > 0:
+        terms.append(Term(name="weights: the rest", amount=rest, note=f"norms and the like, {where}"))
     notes = {
         "kv": f"{settings.slots} x {settings.context_tokens:,} tokens, {settings.kv_type}",
-        "state": "of each sequence, and of the prefixes kept",
+        "state": "of each sequence",
         "compute": f"steps of {settings.ubatch} tokens",
+        "base": "Python, edged and the engine, before a model",
+        "library": "mapped",
         "supervisor": "MQTT, HTTP, queue",
     }
     for field in memory.__struct_fields__:

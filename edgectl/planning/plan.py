@@ -11,11 +11,12 @@ from edgectl.planning.candidate import Candidate, Limits, distance, evaluate
 from edgectl.planning.catalog import Catalog, ModelEntry, ModelFile, Sampling, Vision, find_file
 from edgectl.planning.memory import PARKED_SEQUENCES, KvType, MemoryEstimate
 from edgectl.planning.miss import Miss, Remedy
+from edgectl.planning.reason import reason, why_not
 from edgectl.planning.remedy import with_remedies
 from edgectl.planning.reserve import ReservePart, reserve_parts
-from edgectl.planning.settings import Repack
+from edgectl.planning.settings import Repack, with_repacking
 from edgectl.planning.speed import DeviceSpeed, SpeedEstimate, device_speed, inference_threads
-from edgectl.planning.wishes import DEFAULT_MIN_TPS, Wishes, check_wishes
+from edgectl.planning.wishes import Wishes, check_wishes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,8 +48,8 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """What to install. ``context_tokens`` is per slot; the two last sizes are limits to set.
 
-    ``worker_budget_bytes`` bounds the worker's anonymous memory. With ``repack`` "auto" it and the unit's
-    limit hold ``repack_bytes`` for a second, faster copy of the weights, if the self-test wants one.
+    ``worker_budget_bytes`` bounds the worker's anonymous memory. With ``repack`` "auto" it, the unit's limit
+    and ``memory`` hold a second, faster copy of the weights, if the self-test wants one.
     """
 
     model: str
@@ -63,7 +64,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     threads: int
     mmap: bool
     repack: Repack
-    repack_bytes: int
     vision: Vision | None
     thinking: bool
     sampling: Sampling
@@ -121,7 +121,7 @@ def plan(
         reserve=parts,
         usable_bytes=limits.memory_bytes,
         candidates=candidates,
-        choice=_plan(catalog, best, candidates, wishes, threads=plan_threads(device, limits.speed))
+        choice=_plan(catalog, best, candidates, device=device, wishes=wishes, limits=limits)
         if best
         else None,
     )
@@ -163,7 +163,7 @@ def require_choice(result: PlanResult) -> Plan:
     ways = "; or ".join(remedy.text for remedy in near.remedies)
     raise NothingFits(
         f"no model fits {result.usable_bytes / MIB:,.0f} MiB with these wishes; "
-        f"the nearest, {near.model}:{near.quant}: {_why(near)}",
+        f"the nearest, {near.model}:{near.quant}: {why_not(near)}",
         hint=ways or "choose another file: `edgectl plan --all` shows every one",
     )
 
@@ -217,34 +217,47 @@ def _best_first(candidate: Candidate) -> tuple[bool, bool, float, float, int]:
 
 
 def _plan(
-    catalog: Catalog, best: Candidate, candidates: tuple[Candidate, ...], wishes: Wishes, *, threads: int
+    catalog: Catalog,
+    best: Candidate,
+    candidates: tuple[Candidate, ...],
+    *,
+    device: Device,
+    wishes: Wishes,
+    limits: Limits,
 ) -> Plan:
-    entry, settings = catalog.model(best.model), best.settings
+    entry = catalog.model(best.model)
+    file = find_file(entry, best.quant)
+    settings = with_repacking(
+        best.settings,
+        entry,
+        file,
+        memory_bytes=limits.memory_bytes,
+        cpu_features=device.cpu.features,
+    )
     thinking = _thinking(entry, best.speed, wishes)
     sampling = entry.sampling.thinking if thinking else None
     return Plan(
         model=entry.id,
         name=entry.name,
         quant=best.quant,
-        file=find_file(entry, best.quant),
+        file=file,
         context_tokens=settings.context_tokens,
         slots=settings.slots,
         parked_sequences=PARKED_SEQUENCES,
         ubatch=settings.ubatch,
         kv_type=settings.kv_type,
-        threads=threads,
+        threads=plan_threads(device, limits.speed),
         mmap=settings.mmap,
         repack=settings.repack,
-        repack_bytes=settings.repack_bytes,
         vision=entry.vision if wishes.vision else None,
         thinking=thinking,
         sampling=sampling or entry.sampling.non_thinking,
         quality=best.quality,
         memory=settings.memory,
         speed=best.speed,
-        worker_budget_bytes=settings.worker_bytes + settings.repack_bytes,
-        unit_memory_max_bytes=settings.needed_bytes + settings.repack_bytes,
-        reason=explain(best, candidates, wishes),
+        worker_budget_bytes=settings.worker_bytes,
+        unit_memory_max_bytes=settings.limit_bytes,
+        reason=reason(best, candidates, wishes),
     )
 
 
@@ -257,48 +270,6 @@ def _thinking(entry: ModelEntry, speed: SpeedEstimate, wishes: Wishes) -> bool:
     if wishes.thinking is not None:
         return wishes.thinking and entry.can_think
     return entry.default_thinking and speed.decode_tps >= THINKING_TPS
-
-
-def explain(best: Candidate, candidates: tuple[Candidate, ...], wishes: Wishes) -> str:
-    """One or two sentences: why this one, and what kept the next better one out."""
-    fitting = [one for one in candidates if one.fits and not one.demo]
-    if best.demo:
-        return f"{best.name} was asked for by name; it is for demonstrations, not for real work."
-    if len(fitting) == 1:
-        first = "The only file that meets the wishes."
-    elif wishes.prefer == "quality":
-        first = f"The best answers of the {len(fitting)} files that meet the wishes."
-    else:
-        weight = "speed before quality" if wishes.prefer == "speed" else "quality against speed"
-        first = f"The best of the {len(fitting)} files that meet the wishes, weighing {weight}."
-    if wishes.model and best.speed.decode_tps < DEFAULT_MIN_TPS:
-        first += f" It is slow here: about {best.speed.decode_tps:.1f} tokens/s."
-    if best.settings.rung:
-        requests = "one request" if best.settings.slots == 1 else f"{best.settings.slots} requests"
-        first += (
-            f" To fit, it serves {requests} at once, with {best.settings.context_tokens:,} tokens of context."
-        )
-    better = [
-        one for one in candidates if one.quality > best.quality and one.pullable and one.model != best.model
-    ]
-    if not better:
-        return first
-    model = min(better, key=lambda one: one.quality).model
-    return f"{first} {_why_not(min((one for one in better if one.model == model), key=distance), best)}"
-
-
-def _why(candidate: Candidate) -> str:
-    return " and ".join(miss.message for miss in candidate.misses)
-
-
-def _why_not(better: Candidate, best: Candidate) -> str:
-    label = f"{better.name} {better.quant}"
-    if better.misses:
-        return f"The next better one, {label}, is out: {_why(better)}."
-    return (
-        f"{label} would give slightly better answers ({better.quality:.0f} against {best.quality:.0f}) "
-        f"at {better.speed.decode_tps:.1f} instead of {best.speed.decode_tps:.1f} tokens/s."
-    )
 
 
 def _summary(device: Device, profile: DeviceProfile | None, limits: Limits) -> DeviceSummary:

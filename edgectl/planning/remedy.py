@@ -137,7 +137,8 @@ def _memory_text(short_bytes: int, limits: Limits, needed_bytes: int) -> str:
     mib = f"{short_bytes // MIB:,} MiB"
     if short_bytes <= limits.used_bytes:
         return f"free {mib} of memory"
-    gib = next((size for size in SIZES_GIB if size * SOLD_SHARE * 1024 * MIB >= needed_bytes), None)
+    least = max(needed_bytes, limits.available_bytes + limits.used_bytes)  # a larger one than this
+    gib = next((size for size in SIZES_GIB if size * SOLD_SHARE * 1024 * MIB >= least), None)
     return f"take a computer with {gib} GB of memory ({mib} more)" if gib else f"find {mib} more memory"
 
 

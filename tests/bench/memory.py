@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 from msgspec import Struct
 
 from edgectl.errors import EdgeError
@@ -123,7 +124,7 @@ def model_file(model: str, folder: Path, gemma: Path | None) -> Iterator[Path | 
     elif model == SMOLLM2:
         try:
             yield smollm2()
-        except BaseException as error:  # noqa: BLE001 - pytest's Skipped is one
+        except pytest.skip.Exception as error:
             yield str(error)
     else:
         entry, file = load_catalog().find(model)

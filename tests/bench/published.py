@@ -1,6 +1,6 @@
 """Predicted against published decode speeds of boards, without a measurement: device profiles alone.
 
-    python tests/bench/published.py [--json]
+    python -m tests.bench.published [--json]
 
 One row for each run that somebody published on the board itself (no predictions, no rows taken over from a
 sister board) of a model whose file size is known. Three errors a row:

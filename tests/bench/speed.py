@@ -1,12 +1,12 @@
 """Predicted against measured speed of whole models, after calibrating on this machine.
 
-    python tests/bench/speed.py [--threads N] [--gemma FILE] [--only NAME] [--json]
+    python -m tests.bench.speed [--threads N] [--gemma FILE] [--only NAME] [--json]
 
 For weightless replicas of Qwen3.5 0.8B, 2B and 4B (Q4_K_M, all layers) and real files (SmolLM2-135M, and
 gemma-3-270m where its file is named): decode of one and of four sequences, prefill, near depth 0 and at 4k
 tokens, or as deep as --fill seconds reach. A calibration runs before and after every model, and the
 prediction is the mean of the two, so that a machine that changes its pace is seen. On a machine that others
-use, run it as `chrt -f 1 python tests/bench/speed.py --threads 1`: real time priority, one core left to them.
+use, run it as `chrt -f 1 python -m tests.bench.speed --threads 1`: real time priority, one core left to them.
 """
 
 from __future__ import annotations

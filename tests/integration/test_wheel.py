@@ -255,7 +255,7 @@ def test_the_daemon_says_what_the_bare_wheel_lacks(bare, config):
 def test_the_demo_of_the_bare_wheel_says_what_it_lacks(bare):
     status, _, complained = bare.run("demo")
     assert status == 2
-    assert "edged[demo]" in complained
+    assert "make demo" in complained
 
 
 @pytest.mark.model

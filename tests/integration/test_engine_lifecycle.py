@@ -35,11 +35,12 @@ def run(scenario, limit_s=60):
 
 def children() -> set[int]:
     """Processes this one has started and that still exist, zombies included."""
-    return {
-        int(pid)
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    }
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        # A thread that ends while we look hands its children to another one.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
 
 
 def reaching(engine: EngineSupervisor, state: EngineState) -> asyncio.Event:

@@ -31,7 +31,7 @@ SECONDS: Final = 60.0
 BATCH: Final = 4
 UBATCH: Final = 128
 VOCAB: Final = 2048  # the output head is a matrix like others; a small one loads quickly
-DEEP: Final = 1024
+DEEP: Final = 2048
 # In the order of their use in the catalogue: what the time does not allow is taken from the neighbours.
 TYPES: Final = ("Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q4_1", "Q5_0", "IQ4_XS", "Q4_0", "Q3_K")
 TRYING_SHARE: Final = 0.3  # of the time; the rest is for the figures themselves
@@ -52,22 +52,32 @@ _NARROW: Final = Geometry(
     layers=24, hidden=512, feed_forward=1536, heads=8, kv_heads=2, head_dim=64, vocab=VOCAB,
     tied_embeddings=True,
 )  # fmt: skip
+_TALL: Final = Geometry(
+    layers=3, hidden=256, feed_forward=8192, heads=4, kv_heads=4, head_dim=64, vocab=VOCAB,
+    tied_embeddings=True,
+)  # fmt: skip
 _ATTENTIVE: Final = Geometry(
     layers=4, hidden=512, feed_forward=512, heads=8, kv_heads=2, head_dim=256, vocab=VOCAB,
     tied_embeddings=True,
 )  # fmt: skip
+_NARROW_HEADED: Final = Geometry(
+    layers=4, hidden=512, feed_forward=512, heads=32, kv_heads=4, head_dim=64, vocab=VOCAB,
+    tied_embeddings=True,
+)  # fmt: skip
 
-# Steps one by one, so that those a neighbour disturbed can be told from the others.
+# Steps follow each other as in decoding, since threads that fell asleep in between take longer; in several
+# workloads, so that those a neighbour disturbed can be told from the others.
 USUAL: Final = (
-    *[Workload(decode_steps=1)] * 16,
-    *[Workload(batch=BATCH, decode_steps=1)] * 8,
-    *[Workload(depth=UBATCH, prefill_tokens=UBATCH)] * 2,
+    *[Workload(decode_steps=8)] * 4,
+    *[Workload(batch=BATCH, decode_steps=6)] * 3,
+    *[Workload(depth=UBATCH, prefill_tokens=UBATCH)] * 3,
 )
 DEEP_ONES: Final = (
     *USUAL,
     Workload(depth=DEEP, prefill_tokens=UBATCH, decode_steps=8),
     Workload(batch=BATCH, depth=DEEP // 2, decode_steps=6),
 )
+NEEDED: Final = 6  # samples, without which a term of the costs would be unknown
 
 
 class Sample(Struct, frozen=True, kw_only=True):
@@ -75,11 +85,12 @@ class Sample(Struct, frozen=True, kw_only=True):
 
     term: str
     plan: ReplicaPlan
+    head_dim: int
     workloads: tuple[Workload, ...]
 
     @property
     def work(self) -> Work:
-        return work_of_tensors(self.plan.tensors)
+        return work_of_tensors(self.plan.tensors, head_dim=self.head_dim)
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -91,13 +102,16 @@ class Timing(Struct, frozen=True, kw_only=True):
 
 
 def samples() -> tuple[Sample, ...]:
-    """In the order of their worth: the first four make a calibration, the rest makes it finer."""
+    """In the order of their worth: the first :data:`NEEDED` make a calibration, the rest makes it finer."""
     kinds = [_sample(name, "llama", _WIDE, name, USUAL) for name in TYPES]
     return (
         kinds[0],
         _sample("state", "qwen35", _HYBRID, "Q4_K", USUAL),
         _sample("attention", "qwen3", _ATTENTIVE, "Q4_K", DEEP_ONES),
-        _sample("layers", "llama", _NARROW, "Q4_K", USUAL),
+        _sample("narrow heads", "llama", _NARROW_HEADED, "Q4_K", DEEP_ONES),
+        _sample("operations", "llama", _NARROW, "Q4_K", USUAL),
+        _sample("rows", "llama", _TALL, "Q4_K", USUAL),
+        _sample("narrow rows", "llama", _NARROW, "Q8_0", USUAL),
         *kinds[1:],
     )
 
@@ -126,7 +140,7 @@ def calibrate(
     ``threads`` are chosen by trying unless they are given.
 
     Raises Stopped, NoSpace, StorageFailed or NothingFits as a dry run does, Unhealthy when the time was too
-    short for the first four samples.
+    short for the first :data:`NEEDED` samples.
     """
     run = _Run(folder=folder, clock=clock, seconds=seconds, backend=backend, report=on_progress)
     first, *rest = samples()
@@ -138,7 +152,7 @@ def calibrate(
     timings = list(_timings(first, tried[threads]))
     while True:
         for index, sample in enumerate(rest):
-            needed = run.rounds == 0 and index < 3
+            needed = run.rounds == 0 and index < NEEDED - 1
             if not needed and run.spent() + run.share_of_one() > 1.0:
                 break
             timings += _timings(sample, run.time(sample, threads, sample.term))
@@ -264,7 +278,9 @@ def _sample(
         TensorSpec(one.name, one.shape, ggml_type if one.ggml_type == "Q8_0" else one.ggml_type)
         for one in plan.tensors
     )
-    return Sample(term=term, plan=replace(plan, tensors=tensors), workloads=workloads)
+    return Sample(
+        term=term, plan=replace(plan, tensors=tensors), head_dim=geometry.head_dim, workloads=workloads
+    )
 
 
 def _timings(sample: Sample, done: DryRun) -> Iterator[Timing]:

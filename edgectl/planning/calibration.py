@@ -152,7 +152,14 @@ def _implausible(calibration: Calibration) -> str | None:
     if steps[0].tokens != 1 or calibration.threads < 1:
         return "it has no single step"
     for one in steps:
-        costs = (one.fixed_s, one.layer_s, one.state_s, one.attention_s, *one.weight_s.values())
+        costs = (
+            *(
+                getattr(one, name)
+                for name in one.__struct_fields__
+                if name.endswith("_s") and name != "weight_s"
+            ),
+            *one.weight_s.values(),
+        )
         known = one.weight_s and one.weight_s.keys() <= BITS_PER_WEIGHT.keys()
         if not known or any(not 0 <= cost < 1e3 for cost in costs) or max(one.weight_s.values()) == 0:
             return "its costs make no sense"

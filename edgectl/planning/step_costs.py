@@ -23,15 +23,18 @@ BITS_PER_WEIGHT: Final[Mapping[str, float]] = {
 class StepCosts(Struct, frozen=True, kw_only=True):
     """The costs of steps of ``tokens`` tokens, in seconds.
 
-    ``fixed_s`` a step, ``layer_s`` a layer, ``state_s`` a byte of recurrent state, ``attention_s`` an element
-    of K or V that is attended to, ``weight_s`` a byte of weights of each tensor type.
+    ``fixed_s`` a step, ``operation_s`` an operation, ``row_s`` a row of a matrix, ``state_s`` a byte of
+    recurrent state, ``attention_s`` an element of K or V that is attended to and ``narrow_attention_s`` one of
+    narrow heads, ``weight_s`` a byte of weights of each tensor type.
     """
 
     tokens: int
     fixed_s: float
-    layer_s: float
+    operation_s: float
+    row_s: float
     state_s: float
     attention_s: float
+    narrow_attention_s: float
     weight_s: Mapping[str, float]
 
     def per_byte_s(self, ggml_type: str) -> float:
@@ -58,9 +61,11 @@ def step_parts_s(costs: StepCosts, work: Work, *, depth_tokens: float, head: boo
     """The seconds of one step by what they are spent on; their sum is the step."""
     parts = {
         "step": costs.fixed_s,
-        "layers": costs.layer_s * work.layers,
+        "operations": costs.operation_s * work.operations,
+        "rows": costs.row_s * (work.rows + work.head_rows * head),
         "state": costs.state_s * work.state_bytes,
-        "attention": costs.attention_s * work.attended(depth_tokens),
+        "attention": (costs.narrow_attention_s if work.narrow_heads else costs.attention_s)
+        * work.attended(depth_tokens),
     }
     for name, size_bytes in work.weight_bytes.items():
         parts[f"weights {name}"] = costs.per_byte_s(name) * size_bytes
@@ -78,21 +83,25 @@ def fit_step_costs(tokens: int, observations: Sequence[Observation]) -> StepCost
     rows = [
         [
             1.0,
-            float(one.work.layers),
+            float(one.work.operations),
+            one.work.rows + one.work.head_rows * one.head,
             float(one.work.state_bytes),
-            one.work.attended(one.depth_tokens),
+            one.work.attended(one.depth_tokens) * (not one.work.narrow_heads),
+            one.work.attended(one.depth_tokens) * one.work.narrow_heads,
             *(_bytes(one).get(name, 0.0) for name in types),
         ]
         for one in observations
     ]
     seconds = [one.seconds for one in observations]
-    fixed, layer, state, attention, *weights = fit_nonnegative(rows, seconds)
+    fixed, operation, row, state, attention, narrow, *weights = fit_nonnegative(rows, seconds)
     return StepCosts(
         tokens=tokens,
         fixed_s=fixed,
-        layer_s=layer,
+        operation_s=operation,
+        row_s=row,
         state_s=state,
         attention_s=attention,
+        narrow_attention_s=narrow,
         # A weight that costs nothing was not seen through the noise; then its neighbour's cost holds.
         weight_s={name: cost for name, cost in zip(types, weights, strict=True) if cost > 0},
     )

@@ -74,7 +74,14 @@ def targets(folder: Path, files: list[Path], only: str) -> list[Target]:
         def run(settings, workloads, plan=plan):
             return dry_run_replica(plan, folder, settings, workloads)
 
-        found.append(Target(f"{entry.name} Q4_K_M", work_of_tensors(plan.tensors), 2 * DEEP, run))
+        found.append(
+            Target(
+                f"{entry.name} Q4_K_M",
+                work_of_tensors(plan.tensors, head_dim=entry.geometry.head_dim),
+                2 * DEEP,
+                run,
+            )
+        )
     for path in files:
         header = read_header(path)
         name = f"{header.name or header.architecture} {header.quantization} (real)"
@@ -95,9 +102,9 @@ def workloads(target: Target, calibration: Calibration, fill_s: float) -> tuple[
             depth -= UBATCH
         depths.append(depth)
     return (
-        *[Workload(decode_steps=1)] * 8,
-        *[Workload(batch=4, decode_steps=1)] * 6,
-        *[Workload(depth=UBATCH, prefill_tokens=UBATCH)] * 2,
+        *[Workload(decode_steps=6)] * 3,
+        *[Workload(batch=4, decode_steps=4)] * 3,
+        *[Workload(depth=UBATCH, prefill_tokens=UBATCH)] * 3,
         Workload(depth=depths[0], prefill_tokens=UBATCH, decode_steps=8),
         *[Workload(batch=4, depth=depths[1], decode_steps=6)] * (depths[1] > UBATCH),
     )

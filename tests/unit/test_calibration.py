@@ -24,7 +24,8 @@ ENGINE = "llama-cpp-python 0.3.36"
 
 def costs(tokens: int, times: float) -> StepCosts:
     return StepCosts(
-        tokens=tokens, fixed_s=0.001, layer_s=0.0001, state_s=times * 1e-10, attention_s=times * 1e-9,
+        tokens=tokens, fixed_s=0.001, operation_s=0.00001, row_s=0.0, state_s=times * 1e-10,
+        attention_s=times * 1e-9, narrow_attention_s=0.0,
         weight_s={"Q4_K": times * 1e-10, "Q6_K": times * 1.2e-10},
     )  # fmt: skip
 

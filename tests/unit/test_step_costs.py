@@ -20,12 +20,13 @@ from edgectl.planning.step_costs import Observation, StepCosts, fit_step_costs, 
 from edgectl.planning.work import work_of_file
 from edgectl.probe import planned_device
 
-# By hand from the published geometry: state bytes of a sequence, layers, attended elements a token of depth.
+# By hand from the published geometry: state bytes of a sequence; tensors in 18 or 24 layers of DeltaNet (14
+# each) and 6 or 8 of attention (11 each); elements attended to a token of depth.
 KNOWN_WORK = {
-    "qwen3.5-0.8b": (20_201_472, 24, 6 * 2 * 8 * 256),
-    "qwen3.5-2b": (20_201_472, 24, 6 * 2 * 8 * 256),
-    "qwen3.5-4b": (52_690_944, 32, 8 * 2 * 16 * 256),
-    "qwen3.5-9b": (52_690_944, 32, 8 * 2 * 16 * 256),
+    "qwen3.5-0.8b": (20_201_472, 18 * 14 + 6 * 11, 6 * 2 * 8 * 256),
+    "qwen3.5-2b": (20_201_472, 18 * 14 + 6 * 11, 6 * 2 * 8 * 256),
+    "qwen3.5-4b": (52_690_944, 24 * 14 + 8 * 11, 8 * 2 * 16 * 256),
+    "qwen3.5-9b": (52_690_944, 24 * 14 + 8 * 11, 8 * 2 * 16 * 256),
 }
 SAMPLED = tuple((sample.term, sample.work) for sample in samples())
 WHOLE = work_of_file(*load_catalog().find("qwen3.5-2b:Q4_K_M"))
@@ -50,7 +51,7 @@ def observed(costs: StepCosts) -> list[Observation]:
 @pytest.mark.parametrize(("model", "known"), KNOWN_WORK.items())
 def test_the_work_of_a_model_follows_from_its_geometry(model, known):
     work = work_of_file(*load_catalog().find(f"{model}:Q4_K_M"))
-    assert (work.state_bytes, work.layers, work.attended(1)) == known
+    assert (work.state_bytes, work.operations, work.attended(1)) == known
 
 
 def test_every_weight_is_read_once_and_an_untied_embedding_is_not():
@@ -61,6 +62,13 @@ def test_every_weight_is_read_once_and_an_untied_embedding_is_not():
     assert read == pytest.approx(file.bytes - embedding, rel=0.005)
 
 
+def test_a_token_without_logits_spares_the_head_and_the_last_feed_forward():
+    entry, file = load_catalog().find("qwen3.5-2b:Q8_0")
+    geometry, bytes_a_weight = entry.geometry, 34 / 32
+    spared = geometry.vocab * geometry.hidden + 3 * geometry.hidden * geometry.feed_forward
+    assert work_of_file(entry, file).head_bytes == {"Q8_0": spared * bytes_a_weight}
+
+
 def test_of_a_mixture_of_experts_only_those_used_count():
     entry, file = load_catalog().find("qwen3.5-35b-a3b:Q8_0")
     work = work_of_file(entry, file)
@@ -68,11 +76,14 @@ def test_of_a_mixture_of_experts_only_those_used_count():
 
 
 @settings(deadline=None)
-@given(SECONDS, SECONDS, st.floats(1e-10, 1e-8), st.floats(1e-10, 1e-8), st.lists(PER_BYTE, min_size=9))
-def test_the_fit_finds_the_costs_that_made_the_timings(fixed, layer, state, attention, weights):
+@given(SECONDS, SECONDS, *[st.floats(1e-10, 1e-8)] * 4, st.lists(PER_BYTE, min_size=9))
+def test_the_fit_finds_the_costs_that_made_the_timings(
+    fixed, operation, row, state, attention, narrow, weights
+):
     types = sorted({name for _, work in SAMPLED for name in work.weight_bytes})
     costs = StepCosts(
-        tokens=1, fixed_s=fixed, layer_s=layer, state_s=state, attention_s=attention,
+        tokens=1, fixed_s=fixed, operation_s=operation, row_s=row, state_s=state, attention_s=attention,
+        narrow_attention_s=narrow,
         weight_s=dict(zip(types, weights, strict=False)),
     )  # fmt: skip
     seen = observed(costs)
@@ -103,8 +114,9 @@ def test_no_coefficient_is_negative_and_none_alone_would_do_better(rows, data):
 
 def test_a_type_that_nobody_timed_costs_what_its_neighbour_costs():
     costs = StepCosts(
-        tokens=1, fixed_s=0, layer_s=0, state_s=0, attention_s=0, weight_s={"Q4_K": 1.0, "Q8_0": 2.0}
-    )
+        tokens=1, fixed_s=0, operation_s=0, row_s=0, state_s=0, attention_s=0, narrow_attention_s=0,
+        weight_s={"Q4_K": 1.0, "Q8_0": 2.0},
+    )  # fmt: skip
     assert costs.per_byte_s("Q5_0") == 1.0
     assert costs.per_byte_s("F16") == 2.0
     assert costs.per_byte_s("IQ4_XS") > 1.0  # looked up in tables

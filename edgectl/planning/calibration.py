@@ -153,13 +153,9 @@ def _implausible(calibration: Calibration) -> str | None:
         return "it has no single step"
     for one in steps:
         costs = (
-            *(
-                getattr(one, name)
-                for name in one.__struct_fields__
-                if name.endswith("_s") and name != "weight_s"
-            ),
+            one.fixed_s, one.operation_s, one.row_s, one.state_s, one.attention_s, one.narrow_attention_s,
             *one.weight_s.values(),
-        )
+        )  # fmt: skip
         known = one.weight_s and one.weight_s.keys() <= BITS_PER_WEIGHT.keys()
         if not known or any(not 0 <= cost < 1e3 for cost in costs) or max(one.weight_s.values()) == 0:
             return "its costs make no sense"

@@ -152,8 +152,9 @@ def _named(kinds: dict[str, int]) -> str:
 
 
 _PARTS = {
-    "step": "fixed part of a step", "layers": "between layers", "state": "recurrent state",
-    "attention": "attention to the prompt", "output": "output head",
+    "step": "fixed part of a step", "operations": "small operations", "rows": "rows of matrices",
+    "state": "recurrent state",
+    "attention": "attention to the prompt", "output": "output head and last feed-forward",
 }  # fmt: skip
 
 

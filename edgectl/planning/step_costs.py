@@ -24,8 +24,8 @@ class StepCosts(Struct, frozen=True, kw_only=True):
     """The costs of steps of ``tokens`` tokens, in seconds.
 
     ``fixed_s`` a step, ``operation_s`` an operation, ``row_s`` a row of a matrix, ``state_s`` a byte of
-    recurrent state, ``attention_s`` an element of K or V that is attended to and ``narrow_attention_s`` one of
-    narrow heads, ``weight_s`` a byte of weights of each tensor type.
+    recurrent state, ``attention_s`` an element of K or V that is attended to (``narrow_attention_s`` in heads
+    that are narrow), ``weight_s`` a byte of weights of each tensor type.
     """
 
     tokens: int

@@ -18,8 +18,7 @@ __all__ = ["ShapedTensor", "Work", "work_of_file", "work_of_header", "work_of_te
 
 STATE_HEAD_DIM: Final = 128  # of a Gated DeltaNet layer; the same in every Qwen3.5
 STATE_ELEMENT_BYTES: Final = 4  # recurrent state is always F32
-# F16 dot products take up to 128 elements at once with AVX-512, and those left over one by one (ggml-cpu/vec.cpp):
-# measured, a head of 64 costs three times as much an element as one of 256.
+# Measured with AVX-512: an element of a head of 64 costs four to six times one of a head of 256.
 WIDE_HEAD: Final = 128
 # Of six layers of gemma3 five look back no further than the window (llama.cpp, src/models/gemma3.cpp).
 _GEMMA3_PERIOD: Final = 6
@@ -45,9 +44,9 @@ class Work(Struct, frozen=True, kw_only=True):
     wanted: the output head and the last layer's feed-forward, which llama.cpp leaves out for the others.
     ``rows`` and ``head_rows`` are the outputs of those matrices, each a dot product.
     ``operations`` counts the tensors of the layers, which is about how often all threads wait for another.
-    ``attention_elements`` of K and V, over all query heads and layers, are multiplied for each token of depth;
-    ``window_elements`` likewise but for ``window_tokens`` at most. ``narrow_heads``: a head is too short for
-    the vector loops of some processors.
+    ``attention_elements`` of K and V, over all query heads and layers, are multiplied for each token of
+    depth; ``window_elements`` likewise but for ``window_tokens`` at most. ``narrow_heads``: a head is too
+    short for the vector loops of some processors.
     """
 
     weight_bytes: Mapping[str, float]

@@ -29,7 +29,7 @@ from edgectl.models.replica_plan import plan_replica
 from edgectl.planning.calibrate import calibrate
 from edgectl.planning.catalog import load_catalog
 from edgectl.planning.dryrun import DryRun, EngineSettings, Workload, dry_run, dry_run_replica
-from edgectl.planning.work import Work, work_of_header, work_of_tensors
+from edgectl.planning.work import Work, work_of_file, work_of_header
 from edgectl.probe import probe_device
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def targets(folder: Path, files: list[Path], only: str) -> list[Target]:
         found.append(
             Target(
                 f"{entry.name} Q4_K_M",
-                work_of_tensors(plan.tensors, head_dim=entry.geometry.head_dim),
+                work_of_file(entry, file),
                 2 * DEEP,
                 run,
             )

@@ -8,39 +8,18 @@ from typing import TYPE_CHECKING
 
 from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Rejected, Start, Token
-from edged.worker.backends.base import Backend, Run, Sampler
+from edged.worker.backends.base import Run
 from edged.worker.batch import Work, plan_step
 from edged.worker.measure import run_measure
+from edged.worker.slot import Slot
 from edged.worker.template import TemplateError
-from edged.worker.text import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from queue import SimpleQueue
 
     from edged.ipc.messages import FromWorker
-
-
-class Slot:
-    """One sequence at work: its prompt, what is evaluated, what was said."""
-
-    def __init__(
-        self, index: int, order: Start, prompt: list[int], sampler: Sampler, max_tokens: int
-    ) -> None:
-        self.index = index
-        self.key = order.key
-        self.prompt_tokens = len(prompt)
-        self.pending = prompt  # tokens to evaluate: the prompt's rest, or the one just drawn
-        self.position = 0
-        self.generated = 0
-        self.max_tokens = max_tokens
-        self.sampler = sampler
-        self.text = TextStream(order.stop)
-        self.first_token_at = 0.0
-
-    @property
-    def decoding(self) -> bool:
-        return self.generated > 0
+    from edged.worker.backends.base import Backend
 
 
 class DecodeLoop:

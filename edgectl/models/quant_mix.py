@@ -11,10 +11,11 @@ is metadata; a published load log of the 4B Q6_K (72 tensors of Q8_0) agrees.
 
 from __future__ import annotations
 
-import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from edgectl.errors import DataInvalid
+from edgectl.models.tensor_shapes import layer_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +34,6 @@ BASE_TYPES: Final[Mapping[str, str]] = {
 
 _UNQUANTIZED: Final = frozenset({"F32", "F16", "BF16"})
 _NEVER_QUANTIZED: Final = ("_norm.weight", "ffn_gate_inp", "ssm_conv1d")  # small, and they matter
-_LAYER: Final = re.compile(r"blk\.(\d+)\.")
 
 # What takes the place of a type whose blocks do not divide a tensor's rows.
 _SMALLER_BLOCKS: Final = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
@@ -69,7 +69,12 @@ def tensor_types(
 
 
 def _is_quantized(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) > 1 and not any(part in name for part in _NEVER_QUANTIZED)
+    return len(shape) > 1 and not _matters(name)
+
+
+@lru_cache(maxsize=8192)  # the files of a catalogue share their names
+def _matters(name: str) -> bool:
+    return any(part in name for part in _NEVER_QUANTIZED)
 
 
 def _fitting(kind: str, shape: tuple[int, ...]) -> str:
@@ -85,7 +90,7 @@ class _Mixture:
         self._tied = network.tied_embeddings
         self._delta_net = network.full_attention_interval > 1
         self._shares_values = network.heads // network.kv_heads >= 4  # heads that read one value head
-        self._layers = 1 + max((_layer(name) for name, _ in shapes), default=0)
+        self._layers = 1 + max((layer_of(name) for name, _ in shapes), default=0)
         self._values = sum(name.endswith(("attn_v.weight", "attn_qkv.weight")) for name, _ in shapes)
         self._values_seen = 0
 
@@ -106,7 +111,7 @@ class _Mixture:
         if name == "output.weight" or (self._tied and name == "token_embd.weight"):
             return "Q8_0" if self._base == "Q8_0" else "Q6_K"
         if "ffn_down" in name:
-            return self._feed_forward_down(_layer(name))
+            return self._feed_forward_down(layer_of(name))
         return self._attention(name)
 
     def _attention(self, name: str) -> str:
@@ -151,8 +156,3 @@ def _deserves_more(index: int, count: int) -> bool:
     """Whether a mixture spends more bits here: the first and last eighth, and every third between them."""
     eighth = count // 8
     return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
-
-
-def _layer(name: str) -> int:
-    found = _LAYER.match(name)
-    return int(found.group(1)) if found else -1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ from edgectl.models.gguf_types import FILE_TYPES
 from edgectl.models.gguf_writer import INT32, encode_header
 from edgectl.models.synthetic_tokenizer import tokenizer_metadata
 from edgectl.models.tensor_plan import TensorSpec, follows_rules, tensor_plan, weights_bytes
+from edgectl.models.tensor_shapes import layer_of
 
 if TYPE_CHECKING:
     from edgectl.models.gguf import Header
@@ -28,7 +28,6 @@ TOKENIZER_ARRAYS: Final = frozenset(
     f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges", "precompiled_charsmap")
 )
 _PRE_TOKENIZERS: Final = {"qwen35": "qwen35", "qwen35moe": "qwen35", "qwen3": "qwen2", "llama": "smollm"}
-_LAYER: Final = re.compile(r"blk\.(\d+)\.")
 
 
 class ReplicaPlan(Struct, frozen=True, kw_only=True):
@@ -91,7 +90,7 @@ def replica_of_header(header: Header, *, layers: int | None = None) -> ReplicaPl
     tensors = tuple(TensorSpec(tensor.name, tensor.shape, tensor.type_name) for tensor in header.tensors)
     if layers is not None and layers != header.block_count:
         metadata = _shallower(header, metadata, layers)
-        tensors = tuple(spec for spec in tensors if _layer(spec.name) < layers)
+        tensors = tuple(spec for spec in tensors if layer_of(spec.name) < layers)
     return ReplicaPlan(metadata=metadata, tensors=tensors, alignment_bytes=header.alignment_bytes)
 
 
@@ -121,11 +120,6 @@ def _length(value: Value) -> int | None:
 
 def _not_kept(value: Value | None) -> bool:
     return isinstance(value, Array) and value.items is None
-
-
-def _layer(name: str) -> int:
-    found = _LAYER.match(name)
-    return int(found.group(1)) if found else -1
 
 
 def _general(arch: str, quant: str) -> dict[str, Value]:

@@ -6,6 +6,7 @@ llama-cpp-python 0.3.36 carries it. Shapes are fastest-varying first: ``(inputs,
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from edgectl.errors import DataInvalid
@@ -13,9 +14,17 @@ from edgectl.errors import DataInvalid
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["ARCHITECTURES", "Network", "Shaped", "tensor_shapes"]
+__all__ = ["ARCHITECTURES", "Network", "Shaped", "layer_of", "tensor_shapes"]
 
 Shaped: TypeAlias = tuple[str, tuple[int, ...]]  # a name and its shape
+
+
+@lru_cache(maxsize=8192)  # the files of a catalogue share their names
+def layer_of(name: str) -> int:
+    """The number in "blk.7.attn_q.weight"; -1 for a tensor that is in no layer."""
+    block, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return int(number) if block == "blk" and number.isdecimal() else -1
 
 
 class Network(Protocol):

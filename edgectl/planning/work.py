@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from msgspec import Struct
 
 from edgectl.models.tensor_plan import follows_rules, tensor_plan
+from edgectl.models.tensor_shapes import layer_of
 
 if TYPE_CHECKING:
     from edgectl.models.gguf import Header
@@ -75,7 +76,7 @@ def work_of_tensors(
     every sixth layer sees everything. Vectors (norms, biases) are operations without weight.
     """
     found = tuple(tensors)
-    last = max((_layer(tensor.name) for tensor in found), default=0)
+    last = max((layer_of(tensor.name) for tensor in found), default=0)
     tied = all(tensor.name != "output.weight" for tensor in found)
     body: dict[str, float] = {}
     head: dict[str, float] = {}
@@ -84,7 +85,7 @@ def work_of_tensors(
     for tensor in found:
         block, _, rest = tensor.name.partition(".")
         part = rest.partition(".")[2].partition(".")[0]
-        layer = _layer(tensor.name)
+        layer = layer_of(tensor.name)
         operations += layer >= 0
         if len(tensor.shape) < 2:
             continue
@@ -118,13 +119,6 @@ def work_of_tensors(
         window_tokens=window_tokens,
         narrow_heads=head_dim < WIDE_HEAD,
     )
-
-
-def _layer(name: str) -> int:
-    """The number in "blk.7.attn_q.weight"; -1 for what is in no layer."""
-    block, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
-    return int(number) if block == "blk" and number.isdecimal() else -1
 
 
 def work_of_file(entry: ModelEntry, file: ModelFile) -> Work:

@@ -59,10 +59,15 @@ QUICK = ("qwen3.5-0.8b:Q4_K_M", SMOLLM2, GEMMA)
 UBATCH = 64
 LEAST_AVAILABLE_BYTES = 1 << 30
 LIMIT_S = 900.0
+RESERVED = 16  # tokens of a context that the prompt leaves for decoding
+DEEPER = 0.6  # a long prompt has about this share of the first tokens' speed
 
 
 class Case(Struct, frozen=True, kw_only=True):
-    """One row: a file, the engine's settings, and the tokens of the prompt on the first slot."""
+    """One row: a file, the engine's settings, and the tokens of the prompt on the first slot.
+
+    ``prompt`` 0 stands for one that fills the context, or as much of it as the time given allows.
+    """
 
     model: str
     context: int
@@ -70,11 +75,12 @@ class Case(Struct, frozen=True, kw_only=True):
     kv_type: str = "f16"
     ubatch: int = UBATCH
     repack: bool = False
-    prompt: int = UBATCH
+    prompt: int = 0
 
 
 class Row(Struct, frozen=True, kw_only=True):
     case: Case
+    prompt_tokens: int
     predicted_bytes: int
     measured_bytes: int
     anon_bytes: int
@@ -101,19 +107,15 @@ def cases(*, quick: bool) -> list[Case]:
         Case(model=model, context=context, slots=slots, kv_type=kv_type)
         for model, context, kv_type, slots in product((SMOLLM2, GEMMA), (1024, 8192), ("f16", "q8_0"), (1, 4))
     ]
-    # The cache is written when it is allocated: a prompt that fills it adds next to nothing.
-    full = [
-        Case(model=SMOLLM2, context=4096, slots=1, prompt=UBATCH),
-        Case(model=SMOLLM2, context=4096, slots=1, prompt=4000),
-        Case(model=GEMMA, context=4096, slots=1, prompt=UBATCH),
-        Case(model=GEMMA, context=4096, slots=1, prompt=4000),
-        Case(model=REPLICAS[0], context=4096, slots=1, prompt=4000),
+    # The cache is written when it is allocated: a prompt that fills it adds next to nothing to a short one.
+    short = [
+        Case(model=model, context=4096, slots=1, prompt=prompt)
+        for model in (SMOLLM2, GEMMA, REPLICAS[0])
+        for prompt in (UBATCH, 4000)
     ]
-    steps = [
-        Case(model=model, context=4096, slots=1, ubatch=256, prompt=256) for model in (*REPLICAS[:3], GEMMA)
-    ]
+    steps = [Case(model=model, context=4096, slots=1, ubatch=256) for model in (*REPLICAS[:3], GEMMA)]
     packed = [Case(model=model, context=4096, slots=1, repack=True) for model in (*REPLICAS[:2], GEMMA)]
-    return [*found, *real, *full, *steps, *packed]
+    return [*found, *real, *short, *steps, *packed]
 
 
 @contextlib.contextmanager
@@ -164,8 +166,16 @@ def predicted_bytes(case: Case, header: Header, cpu_features: list[str]) -> int:
     ).worker_bytes
 
 
-def measure(case: Case, path: Path, cpu_features: list[str]) -> Row:
-    """Raises EdgeError when the worker was stopped."""
+def prefill_tps(path: Path) -> float:
+    """Of the first tokens; deeper down it is less. Raises EdgeError when the worker was stopped."""
+    settings = EngineSettings(context=512, ubatch=UBATCH, threads=compute_threads(), repack=False)
+    run = dry_run(path, settings, (Workload(depth=2 * UBATCH, prefill_tokens=2 * UBATCH),), limit_s=LIMIT_S)
+    return run.results[0].measured.prefill_tps
+
+
+def measure(case: Case, path: Path, cpu_features: list[str], most_tokens: int) -> Row:
+    """With a prompt of at most ``most_tokens``. Raises EdgeError when the worker was stopped."""
+    prompt = case.prompt or max(min(case.context - RESERVED, most_tokens), UBATCH)
     settings = EngineSettings(
         context=case.context,
         slots=case.slots,
@@ -175,12 +185,13 @@ def measure(case: Case, path: Path, cpu_features: list[str]) -> Row:
         repack=case.repack,
     )
     workloads = (
-        Workload(batch=1, depth=case.prompt, prefill_tokens=case.prompt, decode_steps=2),
+        Workload(batch=1, depth=prompt, prefill_tokens=prompt, decode_steps=2),
         Workload(batch=case.slots, decode_steps=2),
     )
     run = dry_run(path, settings, workloads, limit_s=LIMIT_S, min_available_bytes=LEAST_AVAILABLE_BYTES)
     return Row(
         case=case,
+        prompt_tokens=prompt,
         predicted_bytes=predicted_bytes(case, read_header(path), cpu_features),
         measured_bytes=run.peak.total_bytes,
         anon_bytes=run.peak.anon_bytes,
@@ -221,7 +232,7 @@ def table(rows: list[Row]) -> str:
         sizes = [row.measured_bytes, row.anon_bytes, row.file_bytes, row.predicted_bytes]
         columns = [
             case.model + (", repacked" if case.repack else ""), f"{case.context:,}", case.kv_type,
-            str(case.slots), str(case.ubatch), f"{case.prompt:,}",
+            str(case.slots), str(case.ubatch), f"{row.prompt_tokens:,}",
             *(f"{size / MIB:,.0f}" for size in sizes), f"{row.error:+.1%}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(columns)} |")
@@ -241,6 +252,7 @@ def verdict(rows: list[Row]) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Predicted against measured memory of a worker.")
     parser.add_argument("--quick", action="store_true", help="a few small rows")
+    parser.add_argument("--fill", type=float, default=30.0, help="seconds that a prompt may take")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--keep", type=Path, help="store results here, and go on from those already there")
     parser.add_argument(
@@ -261,9 +273,10 @@ def main() -> int:
                 print(f"skipped {model}: {path}", file=sys.stderr)
                 continue
             header = read_header(path)
+            most_tokens = int(options.fill * DEEPER * prefill_tps(path))
             for case in (one for one in wanted if one.model == model):
                 try:
-                    row = done.get(case) or measure(case, path, flags)
+                    row = done.get(case) or measure(case, path, flags, most_tokens)
                 except EdgeError as error:
                     print(f"skipped {case}: {error}", file=sys.stderr)
                     continue

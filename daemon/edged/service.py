@@ -14,12 +14,13 @@ from msgspec import structs
 
 from edged import __version__
 from edged.api.errors import Busy, Cancelled, Draining, EdgeError, EngineLost, Expired, Loading, MemoryGuard
-from edged.api.events import Accepted, Delta, Failed, Finished, Terminal, Timings
+from edged.api.events import Accepted, Failed, Finished, Terminal, Timings
 from edged.api.requests import Limits, Message, Sampling, check
 from edged.api.status import Condition, Counters, EngineState, Info, ModelInfo, ServiceState, Status
 from edged.api.status import Limits as StatusLimits
 from edged.host.quiet import QuietLog
 from edged.ipc.messages import Done, Rejected, Start, Token
+from edged.job import Job
 from edged.scheduling.admission import Admission
 
 if TYPE_CHECKING:
@@ -34,39 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("edged.service")
 
 RECENT = 32  # answers that "recent" speeds are taken from
-
-
-class Job:
-    """One accepted request on its way: its clocks, its text so far, the events its reader has not taken."""
-
-    def __init__(self, request: Request, now: float, deadline: float) -> None:
-        self.request = request
-        self.accepted_at = now
-        self.deadline = deadline
-        self.started_at = now
-        self.first_at: float | None = None
-        self.ticket = 0
-        self.key: int | None = None
-        self.events: asyncio.Queue[Event] = asyncio.Queue()  # bounded by max_tokens deltas and one terminal
-        self.ended = False
-        self._parts: list[str] = []
-
-    def delta(self, text: str) -> None:
-        if text:
-            self.events.put_nowait(Delta(id=self.request.id, seq=len(self._parts), text=text))
-            self._parts.append(text)
-
-    @property
-    def text(self) -> str:
-        return "".join(self._parts)
-
-    def end(self, event: Terminal) -> bool:
-        """Put the terminal event, once; False when there was one already."""
-        if self.ended:
-            return False
-        self.ended = True
-        self.events.put_nowait(event)
-        return True
 
 
 class EdgeService:
@@ -239,7 +207,7 @@ class EdgeService:
             return
         if isinstance(message, Token):
             job.first_at = job.first_at or self._clock()
-            job.delta(message.text)
+            job.delta(message)
         elif isinstance(message, Rejected):
             self._end(job, Failed(id=job.request.id, code=message.code, message=message.message))
         else:
@@ -286,12 +254,22 @@ class EdgeService:
         sampling: Sampling = structs.replace(model.sampling, **chosen)
         return Start(
             key=0,
+            op=request.op,
             messages=messages,
             prompt=request.prompt,
             max_tokens=request.max_tokens or limits.default_max_tokens,
             stop=request.stop,
             sampling=sampling,
             thinking=model.thinking if request.thinking is None else request.thinking,
+            thinking_budget=request.thinking_budget,
+            choices=request.choices,
+            schema=request.schema,
+            json_mode=request.json_mode,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            parallel_tool_calls=request.parallel_tool_calls,
+            logprobs=request.logprobs,
+            inputs=request.inputs,
             priority=request.priority,
         )
 
@@ -303,9 +281,7 @@ class EdgeService:
             first_ms=(first_at - job.accepted_at) * 1000,
             total_ms=(now - job.accepted_at) * 1000,
         )
-        event = Finished(
-            id=job.request.id, text=job.text, finish=done.finish, usage=done.usage, timings=timings
-        )
+        event = job.finished(done, timings)
         if self._end(job, event):
             self._first_ms.append((first_at - job.started_at) * 1000)
             self._total_s.append(now - job.started_at)

@@ -7,8 +7,12 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from edged.api.errors import BY_CODE, EdgeError, Internal
+from edged.api.requests import ToolCall
 
-FinishReason = Literal["stop", "length"]  # stop: end of turn or a stop string; length: max_tokens or context
+# stop: end of turn or a stop string; length: max_tokens or context; tool_calls: the model wants functions
+# called; repetition: it ran in a circle and was stopped
+FinishReason = Literal["stop", "length", "tool_calls", "repetition"]
+Channel = Literal["text", "reasoning"]
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -35,22 +39,60 @@ class Accepted(Struct, frozen=True, kw_only=True, tag="accepted"):
     eta_s: float | None = None
 
 
+class Alternative(Struct, frozen=True):
+    """A token by its bytes, which may end inside a code point, and its natural log-probability."""
+
+    token: bytes
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True):
+    """The token that was drawn, and the likeliest ones in its place, the likeliest first."""
+
+    token: bytes
+    logprob: float
+    top: tuple[Alternative, ...] = ()
+
+
+class Score(Struct, frozen=True):
+    """``probability`` among the choices of one request; ``logprob`` of the choice as the model's answer."""
+
+    choice: str
+    probability: float
+    logprob: float
+
+
 class Delta(Struct, frozen=True, kw_only=True, tag="delta"):
-    """More text, whole code points only. ``seq`` counts from 0 without gaps."""
+    """More of the answer: text of one channel in whole code points, tool calls that are complete, or both.
+
+    ``seq`` counts from 0 without gaps. ``logprobs`` are those of the tokens of the text channel.
+    """
 
     id: str
     seq: int
-    text: str
+    text: str = ""
+    channel: Channel = "text"
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
-    """The whole answer; ``text`` equals the deltas joined."""
+    """The whole answer; ``text`` and ``reasoning`` equal the deltas of their channel joined.
+
+    ``scores`` are the answer to ``classify`` in the order of its choices, ``embeddings`` the answer to
+    ``embed``, one vector for each input.
+    """
 
     id: str
     text: str
     finish: FinishReason
     usage: Usage
     timings: Timings
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    scores: tuple[Score, ...] = ()
+    embeddings: tuple[tuple[float, ...], ...] = ()
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed"):

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from edged.api.events import FinishReason, Usage
-from edged.api.requests import Message, Sampling
+from edged.api.events import Channel, FinishReason, Score, TokenLogprob, Usage
+from edged.api.requests import Message, Op, Sampling, Tool, ToolCall
 from edged.ipc.frames import FrameError, pack
 
 
@@ -36,15 +36,28 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 
 
 class Start(Struct, frozen=True, kw_only=True, tag="start"):
-    """Work on one request; ``key`` is unique in the life of this worker."""
+    """Work on one request; ``key`` is unique in the life of this worker.
+
+    The fields are those of :class:`edged.api.requests.Request`, with every default filled in.
+    """
 
     key: int
+    op: Op = "chat"
     messages: tuple[Message, ...] = ()
     prompt: str = ""
     max_tokens: int
     stop: tuple[str, ...] = ()
     sampling: Sampling
     thinking: bool = False
+    thinking_budget: int | None = None
+    choices: tuple[str, ...] = ()
+    schema: str = ""
+    json_mode: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    logprobs: int | None = None
+    inputs: tuple[str, ...] = ()
     priority: int = 5
 
 
@@ -98,10 +111,13 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
 
 
 class Token(Struct, frozen=True, kw_only=True, tag="token"):
-    """Text that is now certain; the first comes with the first token, even when its text is empty."""
+    """What is now certain of an answer; the first comes with the first token, even when it is empty."""
 
     key: int
-    text: str
+    text: str = ""
+    channel: Channel = "text"
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):
@@ -109,6 +125,8 @@ class Done(Struct, frozen=True, kw_only=True, tag="done"):
     finish: FinishReason
     usage: Usage
     decode_ms: float
+    scores: tuple[Score, ...] = ()
+    embeddings: tuple[tuple[float, ...], ...] = ()
 
 
 class Rejected(Struct, frozen=True, kw_only=True, tag="rejected"):

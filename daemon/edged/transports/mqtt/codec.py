@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from typing import cast, get_args
 
 import msgspec
 from msgspec import Struct, structs
@@ -18,6 +17,7 @@ from msgspec import Struct, structs
 from edged.api.errors import BadRequest, Expired, TooLarge
 from edged.api.requests import ID_PATTERN, Limits, Message, Op, Request, Sampling
 
+OPS: tuple[Op, ...] = ("chat", "generate")
 MIN_MAX_BYTES = 160  # the longest id, the keys of a part and 16 bytes of text
 MAX_CORRELATION_BYTES = 1024  # kept per request and sent back with each part
 JSON_OVERHEAD_BYTES = 16384  # keys, numbers, stop strings and a reply topic around the prompt
@@ -75,8 +75,8 @@ def decode_request(
     ``expiry_s`` is what is left of the MQTT 5 message expiry interval; the shorter of it and ``ttl_s``
     counts. Rules that hold for every transport (ranges, sizes, the id's characters) are the service's.
     """
-    if op not in get_args(Op):
-        raise BadRequest(f"op: there is no operation {op!r}; there are {', '.join(get_args(Op))}")
+    if op not in OPS:
+        raise BadRequest(f"op: there is no operation {op!r}; there are {', '.join(OPS)}")
     body = _parse(payload, limits)
     if body.id is not None and not ID_PATTERN.fullmatch(body.id):
         raise BadRequest("id: 1 to 64 characters of A-Z a-z 0-9 . _ : - are allowed")
@@ -86,7 +86,7 @@ def decode_request(
     request = Request(
         id=fallback_id if body.id is None else body.id,
         client=client,
-        op=cast("Op", op),
+        op=op,
         messages=messages,
         prompt=prompt,
         max_tokens=body.max_tokens,

@@ -117,14 +117,13 @@ class DecodeLoop:
 
     def _step(self) -> None:
         slots = list(self._active.values())
-        work = [Work(n, len(slot.pending), slot.decoding) for n, slot in enumerate(slots)]
+        work = [Work(n, slot.pending, slot.decoding) for n, slot in enumerate(slots)]
         shares = plan_step(work, self._budget)
         runs = []
         for share in shares:
             slot = slots[share.slot]
-            runs.append(Run(slot.index, slot.pending[: share.tokens], slot.position, share.last))
-            slot.pending = slot.pending[share.tokens :]
-            slot.position += share.tokens
+            start = slot.position
+            runs.append(Run(slot.index, slot.take(share.tokens), start, share.last))
         rows = iter(self._backend.step(runs))
         for share in shares:
             if share.last:
@@ -133,7 +132,7 @@ class DecodeLoop:
     def _advance(self, slot: Slot, row: int) -> None:
         """Draw the next token of a slot whose logits are at ``row``, and say what it means."""
         token = self._backend.sample(slot.sampler, row)
-        slot.generated += 1
+        slot.tokens.append(token)
         if slot.generated == 1:
             slot.first_token_at = time.monotonic()
         ended = self._backend.is_end(token)
@@ -144,8 +143,6 @@ class DecodeLoop:
             self._finish(slot, "stop")
         elif slot.generated >= slot.max_tokens:
             self._finish(slot, "length")
-        else:
-            slot.pending = [token]
 
     def _finish(self, slot: Slot, finish: FinishReason) -> None:
         rest = slot.text.finish()

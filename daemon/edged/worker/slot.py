@@ -12,22 +12,37 @@ if TYPE_CHECKING:
 
 
 class Slot:
-    """One sequence at work: its prompt, what is evaluated, what was said."""
+    """One sequence at work: its tokens, how many are evaluated, what was said."""
 
     def __init__(
         self, index: int, order: Start, prompt: list[int], sampler: Sampler, max_tokens: int
     ) -> None:
         self.index = index
         self.key = order.key
+        self.tokens = list(prompt)  # the prompt, then every token drawn
         self.prompt_tokens = len(prompt)
-        self.pending = prompt  # tokens to evaluate: the prompt's rest, or the one just drawn
-        self.position = 0
-        self.generated = 0
+        self.position = 0  # the first of ``tokens`` that is not evaluated yet
         self.max_tokens = max_tokens
         self.sampler = sampler
         self.text = TextStream(order.stop)
         self.first_token_at = 0.0
 
     @property
+    def pending(self) -> int:
+        """Tokens still to evaluate: the prompt's rest, or the one just drawn."""
+        return len(self.tokens) - self.position
+
+    @property
+    def generated(self) -> int:
+        """Tokens drawn so far."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
     def decoding(self) -> bool:
         return self.generated > 0
+
+    def take(self, count: int) -> list[int]:
+        """The next ``count`` tokens to evaluate; they count as evaluated from here on."""
+        start = self.position
+        self.position += count
+        return self.tokens[start : self.position]

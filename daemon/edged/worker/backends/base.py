@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from mmap import mmap
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -18,6 +19,14 @@ class LoadError(Exception):
 
 class StepError(Exception):
     """The engine refused a compute step; its state is unknown from here on."""
+
+
+class StateError(Exception):
+    """A sequence cannot be saved, or a saved state does not fit this engine; nothing else is affected."""
+
+
+# A saved sequence, in pages of its own: they go back to the system with the last reference.
+State: TypeAlias = mmap
 
 
 class Run(Struct, frozen=True):
@@ -44,6 +53,7 @@ class Backend(Protocol):
     engine: str  # name and version of the engine
     model_name: str
     context: int  # tokens one sequence may hold
+    can_truncate: bool  # a sequence can be cut back to any length: every layer keeps every token
 
     def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
         """Tokens of a conversation through the model's chat template; raises TemplateError."""
@@ -70,5 +80,24 @@ class Backend(Protocol):
 
     def forget(self, seq: int) -> None:
         """Free all cells of a sequence."""
+
+    def state_bytes(self, seq: int) -> int:
+        """The size of what ``save`` would return now."""
+
+    def save(self, seq: int) -> State:
+        """A copy of what was evaluated of a sequence. Raises StateError."""
+
+    def restore(self, seq: int, state: State, length: int) -> None:
+        """Make ``seq`` the sequence of ``length`` tokens that was saved as ``state``.
+
+        Raises StateError when it is none of this engine, model and options; ``seq`` is empty then.
+        """
+
+    def truncate(self, seq: int, length: int) -> bool:
+        """Cut a sequence back to its first ``length`` tokens.
+
+        False, and nothing changed, when the memory has forgotten what that takes: recurrent layers keep
+        their last state only, sliding windows their last tokens.
+        """
 
     def close(self) -> None: ...

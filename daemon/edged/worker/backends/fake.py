@@ -11,22 +11,25 @@ import os
 import signal
 import time
 import tomllib
+from array import array
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
 
-from edged.worker.backends.base import LoadError, StepError
+from edged.worker.backends.base import LoadError, StateError, StepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edged.api.requests import Message, Sampling
     from edged.ipc.messages import EngineOptions
-    from edged.worker.backends.base import Run, Sampler
+    from edged.worker.backends.base import Run, Sampler, State
 
 END = 256
+STATE_MAGIC = 0x66616B65
 Phase = Literal["load", "prefill", "decode"]
 
 
@@ -49,6 +52,8 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     crash_file: str = ""
     crash_with_repack: bool = False
     leak_mib: int = 0  # anonymous memory touched and kept at each finished request
+    state_mib: int = 0  # a saved sequence takes this much beside its tokens
+    recurrent: bool = False  # a sequence cannot be cut back
 
 
 class FakeBackend:
@@ -59,6 +64,7 @@ class FakeBackend:
 
     def __init__(self, script: Script, options: EngineOptions) -> None:
         self.context = options.context
+        self.can_truncate = not script.recurrent
         self._script = script
         self._options = options
         self._cells: dict[int, list[int]] = {}
@@ -105,6 +111,30 @@ class FakeBackend:
         self._cells.pop(seq, None)
         if self._script.leak_mib:
             self._leaked.append(bytearray(os.urandom(1) * (self._script.leak_mib << 20)))
+
+    def state_bytes(self, seq: int) -> int:
+        return 4 * (2 + len(self._cells.get(seq, []))) + (self._script.state_mib << 20)
+
+    def save(self, seq: int) -> State:
+        cells = self._cells.get(seq, [])
+        state = mmap(-1, self.state_bytes(seq))
+        state.write(array("i", [STATE_MAGIC, len(cells), *cells]).tobytes())
+        state.write(b"\1" * (len(state) - state.tell()))
+        return state
+
+    def restore(self, seq: int, state: State, length: int) -> None:
+        self._cells.pop(seq, None)
+        words = array("i", state[: 4 * (2 + length)])
+        if len(words) != 2 + length or list(words[:2]) != [STATE_MAGIC, length] or length > self.context:
+            raise StateError(f"the saved state is no sequence of {length} tokens")
+        self._cells[seq] = list(words[2:])
+
+    def truncate(self, seq: int, length: int) -> bool:
+        cells = self._cells.get(seq, [])
+        if length < len(cells) and not self.can_truncate:
+            return False
+        del cells[length:]
+        return True
 
     def close(self) -> None:
         self._cells.clear()

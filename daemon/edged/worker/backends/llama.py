@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llama_cpp as lib
 from llama_cpp import llama_cpp as api
 
-from edged.worker.backends.base import LoadError, Run, StepError
+from edged.worker.backends.base import LoadError, Run, StateError, StepError
 from edged.worker.template import ChatTemplate, TemplateError
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
     from edged.api.requests import Message, Sampling
     from edged.ipc.messages import EngineOptions
-    from edged.worker.backends.base import Sampler
+    from edged.worker.backends.base import Sampler, State
 
 log = logging.getLogger("edged.worker.llama")
 
 KV_TYPES = {"f16": api.GGML_TYPE_F16, "q8_0": api.GGML_TYPE_Q8_0}
+WHOLE_STATE = api.LLAMA_STATE_SEQ_FLAGS_NONE  # of attention and of recurrent memory
 PENALTY_WINDOW_TOKENS = 256  # the last tokens that count as repetition
 # A request that names no value and a model without a preset: llama.cpp's own defaults, without its penalties.
 NEUTRAL = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05}
@@ -42,6 +44,9 @@ class LlamaBackend:
         self._memory = api.llama_get_memory(context)
         self._batch = api.llama_batch_init(options.ubatch, 0, 1)
         self._n_vocab = api.llama_vocab_n_tokens(self._vocab)
+        self._window = api.llama_model_n_swa(model)
+        recurrent = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
+        self.can_truncate = not recurrent and self._window == 0
         self.context = min(options.context, api.llama_n_ctx_seq(context))
         self.model_name = self._meta("general.name") or "model"
         self._template = self._chat_template()
@@ -104,6 +109,39 @@ class LlamaBackend:
 
     def forget(self, seq: int) -> None:
         api.llama_memory_seq_rm(self._memory, seq, -1, -1)
+
+    def state_bytes(self, seq: int) -> int:
+        return int(api.llama_state_seq_get_size_ext(self._context, seq, WHOLE_STATE))
+
+    def save(self, seq: int) -> State:
+        size = self.state_bytes(seq)
+        try:
+            state = mmap(-1, size)
+        except OSError as error:
+            raise StateError(f"no memory for {size} bytes of a saved sequence: {error.strerror}") from error
+        written = api.llama_state_seq_get_data_ext(self._context, _address(state), size, seq, WHOLE_STATE)
+        if written != size:
+            raise StateError(f"llama.cpp saved {written} bytes of a sequence of {size}")
+        return state
+
+    def restore(self, seq: int, state: State, length: int) -> None:
+        self.forget(seq)
+        size = len(state)
+        if api.llama_state_seq_set_data_ext(self._context, _address(state), size, seq, WHOLE_STATE) != size:
+            self.forget(seq)
+            raise StateError(f"llama.cpp refuses a saved sequence of {size} bytes")
+        found = api.llama_memory_seq_pos_max(self._memory, seq) + 1
+        if found != length:
+            self.forget(seq)
+            raise StateError(f"a saved sequence has {found} tokens instead of {length}")
+
+    def truncate(self, seq: int, length: int) -> bool:
+        if length > api.llama_memory_seq_pos_max(self._memory, seq):
+            return True
+        oldest = api.llama_memory_seq_pos_min(self._memory, seq)
+        if self._window and oldest > max(0, length - self._window):
+            return False
+        return bool(api.llama_memory_seq_rm(self._memory, seq, length, -1))
 
     def close(self) -> None:
         api.llama_batch_free(self._batch)
@@ -178,6 +216,11 @@ class LlamaSampler:
 
     def _add(self, sampler: int) -> None:
         api.llama_sampler_chain_add(self.chain, sampler)
+
+
+def _address(state: State) -> object:
+    """The memory of ``state`` for C. An array type would be kept by ctypes for ever, one for each size."""
+    return ctypes.byref(ctypes.c_uint8.from_buffer(state))
 
 
 def _or_neutral(sampling: Sampling, name: str) -> float:

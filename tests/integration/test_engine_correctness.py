@@ -25,15 +25,16 @@ UBATCH = 64
 NEAR_TIE = 0.05
 
 SYSTEMS = (
-    "You are the voice of a small box beside a machine. Answer in one short sentence, in plain words, and "
-    "say only what the readings show. If a value is out of range, name it first.",
+    (
+        "You are the voice of a small box beside a machine. Answer in one short sentence, in plain words, "
+        "and say only what the readings show. If a value is out of range, name it first."
+    ),
     "You translate what a sensor says into a line for the log of the night shift.",
     "",
 )
 WORDS = (
-    "pump valve door belt motor fan water oil heat noise level high low open shut left right two five nine "
-    "degrees bar litres minutes alarm quiet warm cold broken clean"
-).split()
+    "pump valve door belt motor fan water oil heat noise level high low open shut left right two five nine"
+)
 
 
 class Job(Struct, frozen=True):
@@ -51,7 +52,7 @@ def jobs(seed: int) -> list[Job]:
     made = []
     for number in range(REQUESTS):
         system = SYSTEMS[0 if number % 3 == 0 else 1 if number % 3 == 1 else 2]
-        reading = " ".join(dice.choice(WORDS) for _ in range(dice.choice((3, 10, 25, 90))))
+        reading = " ".join(dice.choice(WORDS.split()) for _ in range(dice.choice((3, 10, 25, 90))))
         arrives = dice.randint(3, 25) if number % 4 == 3 else 0
         cancelled = arrives + dice.randint(1, 14) if number % 5 == 4 else None
         prompt = f"{system} Reading {number}: {reading}. Report:"
@@ -61,7 +62,7 @@ def jobs(seed: int) -> list[Job]:
 
 def play(stage: Stage, work: list[Job]) -> None:
     turn = 0
-    left = {key: job for key, job in enumerate(work)}
+    left = dict(enumerate(work))
     while left or not stage.idle:
         for key, job in list(left.items()):
             if job.arrives == turn:

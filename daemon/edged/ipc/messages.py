@@ -33,12 +33,14 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     path: str
     backend: Literal["llama", "fake"]
     options: EngineOptions
+    cache_bytes: int = 0  # for evaluated prompts, once the model is loaded
 
 
 class Start(Struct, frozen=True, kw_only=True, tag="start"):
     """Work on one request; ``key`` is unique in the life of this worker.
 
-    The fields are those of :class:`edged.api.requests.Request`, with every default filled in.
+    The fields are those of :class:`edged.api.requests.Request`, with every default filled in. ``ttl_s``
+    counts from the moment the worker hears of it.
     """
 
     key: int
@@ -59,6 +61,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     logprobs: int | None = None
     inputs: tuple[str, ...] = ()
     priority: int = 5
+    ttl_s: float | None = None
 
 
 class Measure(Struct, frozen=True, kw_only=True, tag="measure"):
@@ -75,6 +78,22 @@ class Measure(Struct, frozen=True, kw_only=True, tag="measure"):
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
     key: int
+
+
+class Pause(Struct, frozen=True, kw_only=True, tag="pause"):
+    """The reader of this answer is slow: say no more of it until ``Resume``. Its slot stays its own."""
+
+    key: int
+
+
+class Resume(Struct, frozen=True, kw_only=True, tag="resume"):
+    key: int
+
+
+class Shrink(Struct, frozen=True, kw_only=True, tag="shrink"):
+    """Keep at most ``to_bytes`` of evaluated prompts from now on; ``Shrink`` to more lets it grow again."""
+
+    to_bytes: int
 
 
 # --- worker → supervisor -----------------------------------------------------------------
@@ -137,7 +156,8 @@ class Rejected(Struct, frozen=True, kw_only=True, tag="rejected"):
     message: str
 
 
-ToWorker: TypeAlias = Load | Start | Cancel | Measure
+ToLoop: TypeAlias = Start | Cancel | Pause | Resume | Shrink | Measure
+ToWorker: TypeAlias = Load | ToLoop
 FromWorker: TypeAlias = Heartbeat | Ready | LoadFailed | Measured | Token | Done | Rejected
 
 _encoder = msgspec.msgpack.Encoder()

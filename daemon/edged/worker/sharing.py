@@ -1,0 +1,131 @@
+"""Gives a slot what was evaluated before, and keeps of its work what others will begin with."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from edged.worker.backends.base import State, StateError
+from edged.worker.prefixes import Prefix, PrefixStore, common_tokens, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edged.worker.backends.base import Backend
+    from edged.worker.prompt import Prompt
+    from edged.worker.slot import Slot
+
+log = logging.getLogger("edged.worker")
+
+LEAST_TOKENS = 32  # what saves less is not worth a copy, a step cut short, or a wait
+LEAST_LEARNED_TOKENS = 64  # two prompts with so much in common have it from a program
+PROMPTS_REMEMBERED = 8
+
+
+class Sharing:
+    """The prefix store of one backend, at work. With a limit of 0 bytes nothing is kept, and nobody waits."""
+
+    def __init__(self, backend: Backend, limit_bytes: int) -> None:
+        self._backend = backend
+        self._recent: deque[bytes] = deque(maxlen=PROMPTS_REMEMBERED)
+        self._too_long = backend.context + 1  # tokens; the state of so many did not fit
+        self.store: PrefixStore[State] = PrefixStore(limit_bytes)
+
+    @property
+    def on(self) -> bool:
+        return self.store.limit_bytes > 0
+
+    def shrink(self, limit_bytes: int) -> None:
+        """Keep no more than ``limit_bytes`` from now on."""
+        self.store.shrink(limit_bytes)
+        self._too_long = self._backend.context + 1
+
+    def leader(self, prompt: Prompt, slots: Iterable[Slot]) -> Slot | None:
+        """The slot that reads right now what ``prompt`` begins with, when that is worth waiting for.
+
+        It will stop where the two part, so that its state can be kept. Ask again after each step: it may
+        be there, or gone.
+        """
+        if not self.on:
+            return None
+        found = self.store.longest(prompt.beginning, cut=self._backend.can_truncate)
+        most = (found[1] if found else 0) + LEAST_TOKENS - 1
+        best: Slot | None = None
+        for slot in slots:
+            length = min(common_tokens(prompt.beginning, slot.prompt.beginning), self._too_long - 1)
+            # A stop it makes anyway will do when it is near enough.
+            planned = max((stop for stop in slot.stops if stop <= length), default=0)
+            length = planned if length - planned < LEAST_TOKENS else length
+            if length > max(most, slot.position):
+                best, most = slot, length
+        if best is not None:
+            best.stops[most] = True
+        return best
+
+    def begin(self, slot: Slot) -> None:
+        """Restore the longest beginning that is kept of the slot's prompt, and plan its stops."""
+        if not self.on:
+            return
+        prompt = slot.prompt
+        self._restore(slot)
+        learned = max((common_tokens(prompt.beginning, other) for other in self._recent), default=0)
+        self._recent.append(prompt.beginning)
+        wanted = {prompt.turn: False, prompt.shared: True}
+        if learned >= LEAST_LEARNED_TOKENS:
+            wanted[learned] = True
+        last = slot.kept
+        for stop in sorted(wanted):
+            if last + LEAST_TOKENS <= stop < min(len(prompt.tokens), self._too_long):
+                slot.stops[stop] = wanted[stop]
+                last = stop
+
+    def stepped(self, slot: Slot) -> None:
+        """After a step: keep the state of a slot that has come to a stop."""
+        if slot.position in slot.stops:
+            self._keep(slot, shared=slot.stops.pop(slot.position))
+
+    def leaving(self, slot: Slot, *, whole: bool) -> None:
+        """Before a slot is freed: keep what the next turn, or a second try, can go on from.
+
+        ``whole``: the answer came to its own end, so that all of it will be in the conversation.
+        """
+        if not self.on or slot.position - slot.kept < LEAST_TOKENS:
+            return
+        reading = slot.position < slot.prompt_tokens
+        if reading or self._backend.can_truncate or (whole and slot.prompt.keeps_answer):
+            self._keep(slot, shared=False)
+
+    def _restore(self, slot: Slot) -> None:
+        backend = self._backend
+        while (found := self.store.longest(slot.prompt.beginning, cut=backend.can_truncate)) is not None:
+            prefix, length = found
+            try:
+                backend.restore(slot.index, prefix.state, prefix.length)
+            except StateError as error:
+                log.warning("a kept prefix of %d tokens is of no use: %s", prefix.length, error)
+                self.store.drop(prefix.key)
+                continue
+            backend.truncate(slot.index, length)
+            self.store.hit(prefix)
+            slot.position = slot.cached = slot.kept = length
+            slot.origin = prefix
+            return
+
+    def _keep(self, slot: Slot, *, shared: bool) -> None:
+        key = key_of(slot.tokens[: slot.position])
+        size_bytes = self._backend.state_bytes(slot.index) + len(key)
+        if not self.store.make_room(size_bytes):
+            self._too_long = min(self._too_long, slot.position)
+            return
+        try:
+            state = self._backend.save(slot.index)
+        except StateError as error:
+            log.warning("a prefix of %d tokens is not kept: %s", slot.position, error)
+            return
+        prefix = Prefix(key, state, size_bytes, shared=shared)
+        self.store.put(prefix)
+        # The earlier turn of this conversation will not be asked for again.
+        if slot.origin is not None and not slot.origin.shared and key.startswith(slot.origin.key):
+            self.store.supersede(slot.origin)
+        slot.kept, slot.origin = slot.position, prefix

@@ -11,11 +11,12 @@ from edged.ipc.messages import Cancel, Done, Measure, Rejected, Start, Token
 from edged.worker.backends.base import Run
 from edged.worker.batch import Work, plan_step
 from edged.worker.measure import run_measure
+from edged.worker.output import Output
 from edged.worker.slot import Slot
 from edged.worker.template import TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from queue import SimpleQueue
 
     from edged.ipc.messages import FromWorker
@@ -111,9 +112,10 @@ class DecodeLoop:
             text = f"the prompt has {len(prompt)} tokens; this box holds {backend.context} with the answer"
             self._reject(order.key, "too_large", text)
         else:
+            output = Output(backend, order, prompt, min(order.max_tokens, room))
             sampler = backend.sampler(order.sampling, prompt)
             index = self._free.pop()
-            self._active[order.key] = Slot(index, order, prompt, sampler, min(order.max_tokens, room))
+            self._active[order.key] = Slot(index, order, prompt, sampler, output)
 
     def _step(self) -> None:
         slots = list(self._active.values())
@@ -135,24 +137,23 @@ class DecodeLoop:
         slot.tokens.append(token)
         if slot.generated == 1:
             slot.first_token_at = time.monotonic()
-        ended = self._backend.is_end(token)
-        text = "" if ended else slot.text.push(self._backend.piece(token))
-        if text or slot.generated == 1:
-            self._send(Token(key=slot.key, text=text))
-        if ended or slot.text.stopped:
-            self._finish(slot, "stop")
-        elif slot.generated >= slot.max_tokens:
-            self._finish(slot, "length")
+        output = slot.output
+        self._tell(output.push(token, row))
+        if output.ended is not None:
+            self._finish(slot, output.ended)
+        elif closing := output.closing():
+            slot.tokens += closing
+            self._tell(output.feed(closing))
+
+    def _tell(self, messages: Iterable[Token]) -> None:
+        for message in messages:
+            self._send(message)
 
     def _finish(self, slot: Slot, finish: FinishReason) -> None:
-        rest = slot.text.finish()
-        if rest:
-            self._send(Token(key=slot.key, text=rest))
         usage = Usage(prompt_tokens=slot.prompt_tokens, completion_tokens=slot.generated)
         decode_ms = (time.monotonic() - slot.first_token_at) * 1000
         self._release(slot)
-        reason = "stop" if slot.text.stopped else finish
-        self._send(Done(key=slot.key, finish=reason, usage=usage, decode_ms=decode_ms))
+        self._send(Done(key=slot.key, finish=finish, usage=usage, decode_ms=decode_ms))
 
     def _release(self, slot: Slot) -> None:
         del self._active[slot.key]

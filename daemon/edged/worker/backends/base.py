@@ -58,11 +58,14 @@ class Backend(Protocol):
     def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
         """Tokens of a conversation through the model's chat template; raises TemplateError."""
 
-    def tokenize(self, text: str) -> list[int]:
-        """Tokens of a raw prompt, with the beginning-of-sequence token where the model wants one."""
+    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
+        """Tokens of a raw prompt; with ``bos`` the beginning-of-sequence token where the model wants one."""
 
     def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; may end inside a code point."""
+        """The bytes a token stands for; may end inside a code point.
+
+        Control tokens stand for nothing, but for those that mark thoughts and tool calls.
+        """
 
     def is_end(self, token: int) -> bool:
         """The model says it has finished."""
@@ -77,6 +80,12 @@ class Backend(Protocol):
 
     def sample(self, sampler: Sampler, row: int) -> int:
         """Draw the next token from the logits of ``row``, which the last step returned."""
+
+    def log_probabilities(self, row: int, tokens: Sequence[int]) -> list[float]:
+        """Natural logarithms of how likely each of ``tokens`` comes next, before any sampling rule."""
+
+    def top(self, row: int, count: int) -> list[int]:
+        """The ``count`` likeliest tokens, the likeliest first."""
 
     def forget(self, seq: int) -> None:
         """Free all cells of a sequence."""

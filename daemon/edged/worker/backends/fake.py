@@ -7,6 +7,7 @@ sequences must fit) so that a loop that would break llama.cpp breaks here too.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from edged.worker.backends.base import Run, Sampler, State
 
 END = 256
+SURE = 0.9  # the probability of a scripted token
 STATE_MAGIC = 0x66616B65
 Phase = Literal["load", "prefill", "decode"]
 
@@ -70,13 +72,14 @@ class FakeBackend:
         self._cells: dict[int, list[int]] = {}
         self._steps: dict[Phase, int] = {"load": 0, "prefill": 0, "decode": 0}
         self._rows: list[int] = []
+        self._samplers: list[FakeSampler] = []
         self._leaked: list[bytearray] = []
 
     def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
         text = "".join(f"<{message.role}>{message.content}" for message in messages)
         return list((text + ("<think>" if thinking else "")).encode())
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:  # noqa: ARG002 - it has no such token
         return list(text.encode())
 
     def piece(self, token: int) -> bytes:
@@ -100,12 +103,24 @@ class FakeBackend:
         return list(range(len(self._rows)))
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> FakeSampler:  # noqa: ARG002 - as in the port
-        return FakeSampler(self._answer(bytes(prompt).decode("utf-8", "replace")), len(prompt))
+        answer = self._answer(bytes(prompt).decode("utf-8", "replace"))
+        sampler = FakeSampler(answer, prompt, self._samplers)
+        self._samplers.append(sampler)
+        return sampler
 
     def sample(self, sampler: Sampler, row: int) -> int:
         if not isinstance(sampler, FakeSampler):
             raise StepError("a sampler of another engine")
         return sampler.token(len(self._cells[self._rows[row]]))
+
+    def log_probabilities(self, row: int, tokens: Sequence[int]) -> list[float]:
+        """What the script says next is nearly certain, the rest equally unlikely."""
+        expected = self._expected(row)
+        return [math.log(SURE if token == expected else (1 - SURE) / END) for token in tokens]
+
+    def top(self, row: int, count: int) -> list[int]:
+        expected = self._expected(row)
+        return [expected, *(token for token in range(END + 1) if token != expected)][:count]
 
     def forget(self, seq: int) -> None:
         self._cells.pop(seq, None)
@@ -159,6 +174,12 @@ class FakeBackend:
             return
         os.kill(os.getpid(), signal.Signals[script.crash_signal])
 
+    def _expected(self, row: int) -> int:
+        """The scripted token after a row: that of the request with the longest prompt it continues."""
+        cells = self._cells[self._rows[row]]
+        known = [one for one in self._samplers if cells[: len(one.prompt)] == one.prompt]
+        return max(known, key=lambda one: len(one.prompt)).token(len(cells)) if known else END
+
     def _answer(self, prompt: str) -> str:
         return self._script.answer or "echo: " + prompt.rsplit("<user>", 1)[-1]
 
@@ -166,15 +187,17 @@ class FakeBackend:
 class FakeSampler:
     """Walks through one scripted answer."""
 
-    def __init__(self, answer: str, prompt_tokens: int) -> None:
+    def __init__(self, answer: str, prompt: Sequence[int], living: list[FakeSampler]) -> None:
+        self.prompt = list(prompt)
         self._tokens: list[int] = [*answer.encode(), END]
-        self._prompt_tokens = prompt_tokens
+        self._living = living
 
     def token(self, position: int) -> int:
-        return self._tokens[position - self._prompt_tokens]
+        """The token at ``position`` of the sequence; after the end, the end again."""
+        return self._tokens[min(position - len(self.prompt), len(self._tokens) - 1)]
 
     def close(self) -> None:
-        return
+        self._living.remove(self)
 
 
 def load_fake(path: str, options: EngineOptions, on_progress: Callable[[], None]) -> FakeBackend:

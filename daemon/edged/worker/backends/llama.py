@@ -13,10 +13,13 @@ import llama_cpp as lib
 from llama_cpp import llama_cpp as api
 
 from edged.worker.backends.base import LoadError, Run, StateError, StepError
+from edged.worker.backends.llama_sampler import LlamaSampler, Logits, log_softmax, logits_at, top
+from edged.worker.reasoning import CLOSE, OPEN
 from edged.worker.template import ChatTemplate, TemplateError
+from edged.worker.tools import CALL, END_CALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
     from edged.api.requests import Message, Sampling
@@ -26,10 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("edged.worker.llama")
 
 KV_TYPES = {"f16": api.GGML_TYPE_F16, "q8_0": api.GGML_TYPE_Q8_0}
+# Tags that say what the text around them is; in some models they are control tokens.
+MARKERS = (OPEN, CLOSE, CALL, END_CALL)
 WHOLE_STATE = api.LLAMA_STATE_SEQ_FLAGS_NONE  # of attention and of recurrent memory
-PENALTY_WINDOW_TOKENS = 256  # the last tokens that count as repetition
-# A request that names no value and a model without a preset: llama.cpp's own defaults, without its penalties.
-NEUTRAL = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05}
 
 
 class LlamaBackend:
@@ -44,6 +46,7 @@ class LlamaBackend:
         self._memory = api.llama_get_memory(context)
         self._batch = api.llama_batch_init(options.ubatch, 0, 1)
         self._n_vocab = api.llama_vocab_n_tokens(self._vocab)
+        self._markers = frozenset(self._single_tokens(MARKERS))
         self._window = api.llama_model_n_swa(model)
         recurrent = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
         self.can_truncate = not recurrent and self._window == 0
@@ -61,14 +64,15 @@ class LlamaBackend:
         text = self._template.render(messages, thinking=thinking, limit_chars=limit)
         return self._tokenize(text, add_special=not text.startswith(self._bos_text or "\x00"))
 
-    def tokenize(self, text: str) -> list[int]:
-        return self._tokenize(text, add_special=True)
+    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
+        return self._tokenize(text, add_special=bos)
 
     def piece(self, token: int) -> bytes:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            length = api.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)  # noqa: FBT003
+            marker = token in self._markers
+            length = api.llama_token_to_piece(self._vocab, token, buffer, size, 0, marker)
             if length >= 0:
                 return buffer.raw[:length]
             size = -length
@@ -106,6 +110,12 @@ class LlamaBackend:
         if not isinstance(sampler, LlamaSampler):
             raise StepError("a sampler of another engine")
         return int(api.llama_sampler_sample(sampler.chain, self._context, row))
+
+    def log_probabilities(self, row: int, tokens: Sequence[int]) -> list[float]:
+        return log_softmax(self._logits(row), tokens)
+
+    def top(self, row: int, count: int) -> list[int]:
+        return top(self._logits(row), count)
 
     def forget(self, seq: int) -> None:
         api.llama_memory_seq_rm(self._memory, seq, -1, -1)
@@ -148,6 +158,9 @@ class LlamaBackend:
         api.llama_free(self._context)
         api.llama_model_free(self._model)
 
+    def _logits(self, row: int) -> Logits:
+        return logits_at(api.llama_get_logits_ith(self._context, row), self._n_vocab)
+
     # --- inside ---------------------------------------------------------------------------
 
     def _tokenize(self, text: str, *, add_special: bool) -> list[int]:
@@ -158,6 +171,12 @@ class LlamaBackend:
         if count < 0:
             raise TemplateError(f"the prompt cannot be tokenized ({count})")
         return list(buffer[:count])
+
+    def _single_tokens(self, texts: Sequence[str]) -> Iterator[int]:
+        for text in texts:
+            tokens = self._tokenize(text, add_special=False)
+            if len(tokens) == 1:
+                yield tokens[0]
 
     def _meta(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(512)
@@ -182,50 +201,9 @@ class LlamaBackend:
             raise LoadError(str(error)) from error
 
 
-class LlamaSampler:
-    """A chain of llama.cpp samplers: penalties, top-k, top-p, min-p, temperature, then a seeded draw."""
-
-    def __init__(self, sampling: Sampling, n_vocab: int, prompt: Sequence[int]) -> None:
-        chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-        self.chain = chain
-        penalties = (
-            sampling.repeat_penalty or 1.0,
-            sampling.frequency_penalty or 0.0,
-            sampling.presence_penalty or 0.0,
-        )
-        if penalties != (1.0, 0.0, 0.0):
-            window = PENALTY_WINDOW_TOKENS
-            self._add(api.llama_sampler_init_penalties(n_vocab, window, *penalties))
-            for token in prompt[-window:]:
-                api.llama_sampler_accept(chain, token)
-        temperature = _or_neutral(sampling, "temperature")
-        if temperature == 0:
-            self._add(api.llama_sampler_init_greedy())
-            return
-        if (top_k := int(_or_neutral(sampling, "top_k"))) > 0:
-            self._add(api.llama_sampler_init_top_k(top_k))
-        self._add(api.llama_sampler_init_top_p(_or_neutral(sampling, "top_p"), 1))
-        self._add(api.llama_sampler_init_min_p(_or_neutral(sampling, "min_p"), 1))
-        self._add(api.llama_sampler_init_temp(temperature))
-        seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(4), "little")
-        # To llama.cpp the largest number means "draw a seed", which no client with a seed asks for.
-        self._add(api.llama_sampler_init_dist(seed % api.LLAMA_DEFAULT_SEED))
-
-    def close(self) -> None:
-        api.llama_sampler_free(self.chain)
-
-    def _add(self, sampler: int) -> None:
-        api.llama_sampler_chain_add(self.chain, sampler)
-
-
 def _address(state: State) -> object:
     """The memory of ``state`` for C. An array type would be kept by ctypes for ever, one for each size."""
     return ctypes.byref(ctypes.c_uint8.from_buffer(state))
-
-
-def _or_neutral(sampling: Sampling, name: str) -> float:
-    value = getattr(sampling, name)
-    return float(NEUTRAL[name] if value is None else value)
 
 
 @api.llama_log_callback  # type: ignore[untyped-decorator]

@@ -1,0 +1,81 @@
+"""How llama.cpp draws tokens: one chain of samplers a request; and what logits say of probabilities."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from llama_cpp import llama_cpp as api
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edged.api.requests import Sampling
+
+Logits: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+PENALTY_WINDOW_TOKENS = 256  # the last tokens that count as repetition
+# A request that names no value and a model without a preset: llama.cpp's own defaults, without its penalties.
+NEUTRAL = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05}
+
+
+class LlamaSampler:
+    """A chain of llama.cpp samplers: penalties, top-k, top-p, min-p, temperature, then a seeded draw."""
+
+    def __init__(self, sampling: Sampling, n_vocab: int, prompt: Sequence[int]) -> None:
+        chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        self.chain = chain
+        penalties = (
+            sampling.repeat_penalty or 1.0,
+            sampling.frequency_penalty or 0.0,
+            sampling.presence_penalty or 0.0,
+        )
+        if penalties != (1.0, 0.0, 0.0):
+            window = PENALTY_WINDOW_TOKENS
+            self._add(api.llama_sampler_init_penalties(n_vocab, window, *penalties))
+            for token in prompt[-window:]:
+                api.llama_sampler_accept(chain, token)
+        temperature = _or_neutral(sampling, "temperature")
+        if temperature == 0:
+            self._add(api.llama_sampler_init_greedy())
+            return
+        if (top_k := int(_or_neutral(sampling, "top_k"))) > 0:
+            self._add(api.llama_sampler_init_top_k(top_k))
+        self._add(api.llama_sampler_init_top_p(_or_neutral(sampling, "top_p"), 1))
+        self._add(api.llama_sampler_init_min_p(_or_neutral(sampling, "min_p"), 1))
+        self._add(api.llama_sampler_init_temp(temperature))
+        seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(4), "little")
+        # To llama.cpp the largest number means "draw a seed", which no client with a seed asks for.
+        self._add(api.llama_sampler_init_dist(seed % api.LLAMA_DEFAULT_SEED))
+
+    def close(self) -> None:
+        api.llama_sampler_free(self.chain)
+
+    def _add(self, sampler: int) -> None:
+        api.llama_sampler_chain_add(self.chain, sampler)
+
+
+def _or_neutral(sampling: Sampling, name: str) -> float:
+    value = getattr(sampling, name)
+    return float(NEUTRAL[name] if value is None else value)
+
+
+def logits_at(pointer: Any, count: int) -> Logits:
+    """The memory at ``pointer`` as an array; valid until the next step."""
+    return np.ctypeslib.as_array(pointer, shape=(count,))
+
+
+def log_softmax(logits: Logits, tokens: Sequence[int]) -> list[float]:
+    """Log-probabilities of ``tokens`` among the whole vocabulary."""
+    highest = logits.max()
+    total = np.exp(logits - highest, dtype=np.float32).sum(dtype=np.float64)
+    return [float(value) for value in logits[list(tokens)] - highest - np.log(total)]
+
+
+def top(logits: Logits, count: int) -> list[int]:
+    """The ``count`` tokens of the highest logits, the highest first."""
+    if count < 1:
+        return []
+    best = np.argpartition(logits, -count)[-count:]
+    return [int(token) for token in best[np.argsort(-logits[best], kind="stable")]]

@@ -1,0 +1,202 @@
+"""The way of one request's tokens to its messages: text, thought, tool calls, probabilities, and the end."""
+
+from __future__ import annotations
+
+import codecs
+import secrets
+from typing import TYPE_CHECKING
+
+from edged.api.events import Alternative, TokenLogprob
+from edged.ipc.messages import Token
+from edged.worker.reasoning import ENOUGH, Thought, opened_by
+from edged.worker.repetition import Circle
+from edged.worker.text import StopStrings
+from edged.worker.tools import CALL, ToolCalls
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edged.api.events import FinishReason
+    from edged.api.requests import ToolCall
+    from edged.ipc.messages import Start
+    from edged.worker.backends.base import Backend
+
+PROMPT_END_TOKENS = 8  # enough to hold the tag that opens a thought, and the line break after it
+
+
+class Output:
+    """Feed the tokens of one answer as they are drawn, take messages; ``ended`` says why to stop.
+
+    ``room`` is how many tokens the answer may have. Raises ToolError when a tool of ``order`` is not
+    described as it must be.
+    """
+
+    def __init__(self, backend: Backend, order: Start, prompt: Sequence[int], room: int) -> None:
+        self._backend = backend
+        self._key = order.key
+        self._room = room
+        self._count = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._thought = _thought(backend, order, prompt)
+        self._budget = order.thinking_budget
+        tools = order.tools if order.tool_choice != "none" else ()
+        self._calls = ToolCalls(tools, _call_id) if tools else None
+        self._one_call = not order.parallel_tool_calls
+        self._called = False
+        self._stop = StopStrings(order.stop)
+        self._circle = Circle()
+        self._logprobs = None if order.logprobs is None else Logprobs(backend, order.logprobs)
+        self.ended: FinishReason | None = None
+
+    @property
+    def thinking(self) -> bool:
+        """The answer itself has not begun: what must have a form may have none yet."""
+        return self._thought is not None and self._thought.state in {"thinking", "between"}
+
+    def push(self, token: int, row: int) -> list[Token]:
+        """What ``token``, drawn from the logits of ``row``, makes certain; the first is told in any case."""
+        self._count += 1
+        if self._backend.is_end(token):
+            self.ended = "stop"
+            return self._messages("", first=self._count == 1) + self.finish()
+        piece = self._backend.piece(token)
+        if self._logprobs is not None:
+            self._logprobs.draw(token, piece, row)
+        messages = self._messages(self._decoder.decode(piece), first=self._count == 1)
+        if self._stop.stopped or (self._called and self._one_call):
+            self.ended = "stop"
+        elif self._circle.push(token):
+            self.ended = "repetition"
+        elif self._count >= self._room:
+            self.ended = "length"
+        return messages + (self.finish() if self.ended else [])
+
+    def closing(self) -> list[int]:
+        """Tokens to go on with instead of drawing the next: those that end a thought beyond its budget.
+
+        What they say has been counted and must be given to ``feed``.
+        """
+        budget = self._budget
+        if (
+            budget is None
+            or self._thought is None
+            or self._thought.state != "thinking"
+            or self._count < budget
+        ):
+            return []
+        self._budget = None
+        tokens = self._backend.tokenize(ENOUGH, bos=False)
+        return tokens if self._count + len(tokens) < self._room else []
+
+    def feed(self, tokens: Sequence[int]) -> list[Token]:
+        """Say what ``tokens`` that were not drawn mean; they count like others."""
+        self._count += len(tokens)
+        return self._messages(self._decoder.decode(b"".join(map(self._backend.piece, tokens))))
+
+    def finish(self) -> list[Token]:
+        """What was held back; a broken last code point becomes U+FFFD."""
+        messages = self._messages(self._decoder.decode(b"", final=True), last=True)
+        if self._called and self.ended == "stop":
+            self.ended = "tool_calls"
+        return messages
+
+    def _messages(self, text: str, *, first: bool = False, last: bool = False) -> list[Token]:
+        reasoning, answer = self._split(text, last=last)
+        said, calls = self._find_calls(answer, last=last)
+        shown = self._stop.push(said)
+        if last and not self._stop.stopped:
+            shown += self._stop.finish()
+        self._called = self._called or bool(calls)
+        logprobs = self._settle(shown, calls, last=last)
+        messages = []
+        if reasoning:
+            messages.append(Token(key=self._key, text=reasoning, channel="reasoning"))
+        if shown or calls or logprobs or (first and not messages):
+            messages.append(Token(key=self._key, text=shown, tool_calls=tuple(calls), logprobs=logprobs))
+        return messages
+
+    def _split(self, text: str, *, last: bool) -> tuple[str, str]:
+        if self._thought is None:
+            return "", text
+        reasoning, answer = self._thought.push(text)
+        if last:
+            more = self._thought.finish()
+            reasoning, answer = reasoning + more[0], answer + more[1]
+        if self._logprobs is not None and self._thought.state in {"thinking", "between"}:
+            self._logprobs.forget()
+        return reasoning, answer
+
+    def _find_calls(self, text: str, *, last: bool) -> tuple[str, list[ToolCall]]:
+        if self._calls is None:
+            return text, []
+        said, calls = self._calls.push(text)
+        if self._one_call:
+            calls = calls[: 0 if self._called else 1]
+        if last and not (self._called and self._one_call):
+            more, late = self._calls.finish()
+            said, calls = said + more, calls + late
+        return said, calls
+
+    def _settle(self, shown: str, calls: list[ToolCall], *, last: bool) -> tuple[TokenLogprob, ...]:
+        if self._logprobs is None:
+            return ()
+        self._logprobs.shown(shown)
+        if self._stop.stopped:
+            return self._logprobs.take_shown()
+        held = self._stop.held or (self._calls is not None and self._calls.held)
+        return self._logprobs.take() if last or ((shown or calls) and not held) else ()
+
+
+class Logprobs:
+    """The probabilities of tokens whose text is not certain yet."""
+
+    def __init__(self, backend: Backend, top: int) -> None:
+        self._backend = backend
+        self._top = top
+        self._waiting: list[tuple[int, TokenLogprob]] = []  # first byte of the token's text, what to tell
+        self._drawn_bytes = 0
+        self._shown_bytes = 0
+
+    def draw(self, token: int, piece: bytes, row: int) -> None:
+        backend = self._backend
+        top = backend.top(row, self._top)
+        own, *others = backend.log_probabilities(row, [token, *top])
+        alternatives = tuple(
+            Alternative(backend.piece(other), logprob) for other, logprob in zip(top, others, strict=True)
+        )
+        self._waiting.append((self._drawn_bytes, TokenLogprob(piece, own, alternatives)))
+        self._drawn_bytes += len(piece)
+
+    def forget(self) -> None:
+        """The tokens so far belong to no answer."""
+        self._waiting.clear()
+        self._drawn_bytes = self._shown_bytes = 0
+
+    def shown(self, text: str) -> None:
+        self._shown_bytes += len(text.encode())
+
+    def take(self) -> tuple[TokenLogprob, ...]:
+        taken = tuple(logprob for _, logprob in self._waiting)
+        self._waiting.clear()
+        return taken
+
+    def take_shown(self) -> tuple[TokenLogprob, ...]:
+        """Only those whose text has been shown, at least its beginning."""
+        self._waiting = [one for one in self._waiting if one[0] < self._shown_bytes]
+        return self.take()
+
+
+def _thought(backend: Backend, order: Start, prompt: Sequence[int]) -> Thought | None:
+    """None for raw prompts: what follows them is the client's to read."""
+    if order.op != "chat":
+        return None
+    end = b"".join(map(backend.piece, prompt[-PROMPT_END_TOKENS:])).decode("utf-8", "replace")
+    opened = opened_by(end)
+    formed = bool(order.choices or order.schema or order.json_mode)
+    if formed and not opened:
+        return None
+    return Thought(opened=opened, also_ends=(CALL,) if order.tools else ())
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"

@@ -55,11 +55,16 @@ class TokenLogprob(Struct, frozen=True):
 
 
 class Score(Struct, frozen=True):
-    """``probability`` among the choices of one request; ``logprob`` of the choice as the model's answer."""
+    """``probability`` among the choices of one request, which sum to 1.
+
+    ``logprob`` is the natural logarithm of how likely the choice is as the model's answer, the sum over its
+    ``tokens``.
+    """
 
     choice: str
     probability: float
     logprob: float
+    tokens: int = 1
 
 
 class Delta(Struct, frozen=True, kw_only=True, tag="delta"):

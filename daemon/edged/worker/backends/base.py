@@ -32,13 +32,14 @@ State: TypeAlias = mmap
 class Run(Struct, frozen=True):
     """Tokens of one sequence in one step, at positions ``start`` … ``start + len(tokens) - 1``.
 
-    ``output``: the logits after the last token are wanted.
+    ``output``: the logits after the last token are wanted; with ``every`` those after each token.
     """
 
     seq: int
     tokens: list[int]
     start: int
     output: bool
+    every: bool = False
 
 
 class Sampler(Protocol):
@@ -53,13 +54,18 @@ class Backend(Protocol):
     engine: str  # name and version of the engine
     model_name: str
     context: int  # tokens one sequence may hold
+    rows: int  # of logits that one step may give
+    turn_end: int  # the token with which an answer ends
     can_truncate: bool  # a sequence can be cut back to any length: every layer keeps every token
 
     def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
         """Tokens of a conversation through the model's chat template; raises TemplateError."""
 
-    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
-        """Tokens of a raw prompt; with ``bos`` the beginning-of-sequence token where the model wants one."""
+    def tokenize(self, text: str, *, bos: bool = True, control: bool = True) -> list[int]:
+        """Tokens of a raw prompt; with ``bos`` the beginning-of-sequence token where the model wants one.
+
+        Without ``control`` the name of a control token is text like any other.
+        """
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; may end inside a code point.
@@ -71,7 +77,7 @@ class Backend(Protocol):
         """The model says it has finished."""
 
     def step(self, runs: Sequence[Run]) -> list[int]:
-        """Evaluate ``runs`` together; one row handle per run with ``output``, in order.
+        """Evaluate ``runs`` together; a row handle for each token whose logits are wanted, in order.
 
         Raises StepError.
         """

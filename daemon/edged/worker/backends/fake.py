@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 END = 256
 SURE = 0.9  # the probability of a scripted token
+TURN_END = "</>"
 STATE_MAGIC = 0x66616B65
 Phase = Literal["load", "prefill", "decode"]
 
@@ -56,6 +57,7 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     leak_mib: int = 0  # anonymous memory touched and kept at each finished request
     state_mib: int = 0  # a saved sequence takes this much beside its tokens
     recurrent: bool = False  # a sequence cannot be cut back
+    template: Literal["plain", "chat", "thinking"] = "plain"  # thinking: history drops how an answer began
 
 
 class FakeBackend:
@@ -63,23 +65,29 @@ class FakeBackend:
 
     engine = "fake 1"
     model_name = "fake"
+    turn_end = END
 
     def __init__(self, script: Script, options: EngineOptions) -> None:
         self.context = options.context
+        self.rows = options.slots
         self.can_truncate = not script.recurrent
         self._script = script
         self._options = options
         self._cells: dict[int, list[int]] = {}
         self._steps: dict[Phase, int] = {"load": 0, "prefill": 0, "decode": 0}
-        self._rows: list[int] = []
+        self._rows: list[tuple[int, int]] = []  # sequence and cells up to the row
         self._samplers: list[FakeSampler] = []
         self._leaked: list[bytearray] = []
 
     def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
-        text = "".join(f"<{message.role}>{message.content}" for message in messages)
+        plain = self._script.template == "plain"
+        end = "" if plain else TURN_END
+        text = "".join(f"<{message.role}>{message.content}{end}" for message in messages)
+        if not plain:
+            text += "<assistant>" + ("<think></think>" if self._script.template == "thinking" else "")
         return list((text + ("<think>" if thinking else "")).encode())
 
-    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:  # noqa: ARG002 - it has no such token
+    def tokenize(self, text: str, *, bos: bool = True, control: bool = True) -> list[int]:  # noqa: ARG002 - it has none
         return list(text.encode())
 
     def piece(self, token: int) -> bytes:
@@ -99,8 +107,16 @@ class FakeBackend:
             if run.start != len(cells) or len(cells) + len(run.tokens) > self.context:
                 raise StepError(f"sequence {run.seq} has {len(cells)} cells; tokens came for {run.start}")
             cells += run.tokens
-        self._rows = [run.seq for run in runs if run.output]
-        return list(range(len(self._rows)))
+        rows = [
+            (run.seq, run.start + offset + 1)
+            for run in runs
+            for offset in range(len(run.tokens))
+            if run.output and (run.every or offset == len(run.tokens) - 1)
+        ]
+        if len(rows) > self.rows:
+            raise StepError(f"the step wants {len(rows)} rows of logits; there is room for {self.rows}")
+        self._rows = rows
+        return list(range(len(rows)))
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> FakeSampler:  # noqa: ARG002 - as in the port
         answer = self._answer(bytes(prompt).decode("utf-8", "replace"))
@@ -111,7 +127,7 @@ class FakeBackend:
     def sample(self, sampler: Sampler, row: int) -> int:
         if not isinstance(sampler, FakeSampler):
             raise StepError("a sampler of another engine")
-        return sampler.token(len(self._cells[self._rows[row]]))
+        return sampler.token(self._rows[row][1])
 
     def log_probabilities(self, row: int, tokens: Sequence[int]) -> list[float]:
         """What the script says next is nearly certain, the rest equally unlikely."""
@@ -176,12 +192,13 @@ class FakeBackend:
 
     def _expected(self, row: int) -> int:
         """The scripted token after a row: that of the request with the longest prompt it continues."""
-        cells = self._cells[self._rows[row]]
+        seq, length = self._rows[row]
+        cells = self._cells[seq][:length]
         known = [one for one in self._samplers if cells[: len(one.prompt)] == one.prompt]
         return max(known, key=lambda one: len(one.prompt)).token(len(cells)) if known else END
 
     def _answer(self, prompt: str) -> str:
-        return self._script.answer or "echo: " + prompt.rsplit("<user>", 1)[-1]
+        return self._script.answer or "echo: " + prompt.rsplit("<user>", 1)[-1].partition(TURN_END)[0]
 
 
 class FakeSampler:

@@ -51,6 +51,8 @@ class LlamaBackend:
         recurrent = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
         self.can_truncate = not recurrent and self._window == 0
         self.context = min(options.context, api.llama_n_ctx_seq(context))
+        self.rows = options.slots
+        self.turn_end = _first_token(api.llama_vocab_eot(self._vocab), api.llama_vocab_eos(self._vocab))
         self.model_name = self._meta("general.name") or "model"
         self._template = self._chat_template()
 
@@ -64,8 +66,8 @@ class LlamaBackend:
         text = self._template.render(messages, thinking=thinking, limit_chars=limit)
         return self._tokenize(text, add_special=not text.startswith(self._bos_text or "\x00"))
 
-    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
-        return self._tokenize(text, add_special=bos)
+    def tokenize(self, text: str, *, bos: bool = True, control: bool = True) -> list[int]:
+        return self._tokenize(text, add_special=bos, control=control)
 
     def piece(self, token: int) -> bytes:
         size = 64
@@ -87,16 +89,19 @@ class LlamaBackend:
         rows: list[int] = []
         index = 0
         for run in runs:
+            last = len(run.tokens) - 1
             for offset, token in enumerate(run.tokens):
+                wanted = run.output and (run.every or offset == last)
                 batch.token[index] = token
                 batch.pos[index] = run.start + offset
                 batch.n_seq_id[index] = 1
                 batch.seq_id[index][0] = run.seq
-                batch.logits[index] = 0
+                batch.logits[index] = wanted
+                if wanted:
+                    rows.append(index)
                 index += 1
-            if run.output:
-                batch.logits[index - 1] = 1
-                rows.append(index - 1)
+        if len(rows) > self.rows:  # llama.cpp would abort the process
+            raise StepError(f"the step wants {len(rows)} rows of logits; there is room for {self.rows}")
         batch.n_tokens = index
         status = api.llama_decode(self._context, batch)
         if status != 0:
@@ -163,11 +168,11 @@ class LlamaBackend:
 
     # --- inside ---------------------------------------------------------------------------
 
-    def _tokenize(self, text: str, *, add_special: bool) -> list[int]:
+    def _tokenize(self, text: str, *, add_special: bool, control: bool = True) -> list[int]:
         data = text.encode()
         size = len(data) + 8
         buffer = (api.llama_token * size)()
-        count = api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, True)  # noqa: FBT003
+        count = api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, control)
         if count < 0:
             raise TemplateError(f"the prompt cannot be tokenized ({count})")
         return list(buffer[:count])
@@ -199,6 +204,11 @@ class LlamaBackend:
             return ChatTemplate(source.decode("utf-8", "replace"), bos=self._bos_text, eos=eos)
         except TemplateError as error:
             raise LoadError(str(error)) from error
+
+
+def _first_token(*tokens: int) -> int:
+    """The first that the vocabulary has; -1 when it has none."""
+    return next((token for token in tokens if token >= 0), -1)
 
 
 def _address(state: State) -> object:

@@ -227,13 +227,11 @@ def _plan(
 ) -> Plan:
     entry = catalog.model(best.model)
     file = find_file(entry, best.quant)
-    settings = with_repacking(
-        best.settings,
-        entry,
-        file,
-        memory_bytes=limits.memory_bytes,
-        cpu_features=device.cpu.features,
-    )
+    settings, calibration = best.settings, limits.speed.calibration
+    if calibration is None or calibration.repack:  # else the engine died of it when it was tried
+        settings = with_repacking(
+            settings, entry, file, memory_bytes=limits.memory_bytes, cpu_features=device.cpu.features
+        )
     thinking = _thinking(entry, best.speed, wishes)
     sampling = entry.sampling.thinking if thinking else None
     return Plan(

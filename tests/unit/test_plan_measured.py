@@ -6,6 +6,7 @@ import io
 import json
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from edgectl.cli import cli
@@ -70,7 +71,9 @@ def test_the_measured_parts_of_a_step_add_up_to_it(spec):
     assert told.speed_kind == "measured"
     assert sum(term.amount for term in told.decode) == pytest.approx(told.decode_ms)
     assert sum(term.amount for term in told.first_token) == pytest.approx(told.first_token_ms)
-    assert {"fixed part of a step", "output head"} <= {term.name for term in told.decode}
+    assert {"fixed part of a step", "output head and last feed-forward"} <= {
+        term.name for term in told.decode
+    }
 
 
 def test_a_damaged_calibration_costs_a_note_and_not_the_plan(tmp_path, monkeypatch, capsys):
@@ -85,3 +88,11 @@ def test_a_damaged_calibration_costs_a_note_and_not_the_plan(tmp_path, monkeypat
 def test_measuring_here_and_planning_for_another_board_is_refused(capsys):
     assert run(cli, ["plan", "--measure", "--device", "pi5-8gb"]) == 2
     assert "--device" in capsys.readouterr().err
+
+
+def test_no_memory_is_set_aside_for_repacking_that_the_engine_does_not_survive():
+    with_it = require_choice(plan(DEVICE, PROFILE, CATALOG, speed=SPEED))
+    dies = device_speed(DEVICE, PROFILE, replace(CALIBRATION, repack=False))
+    without = require_choice(plan(DEVICE, PROFILE, CATALOG, speed=dies))
+    assert (with_it.repack, without.repack) == ("auto", "off")
+    assert with_it.memory.repacked_bytes > 0 == without.memory.repacked_bytes

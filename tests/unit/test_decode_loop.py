@@ -3,75 +3,13 @@
 from __future__ import annotations
 
 import random
-from queue import SimpleQueue
 
 import pytest
 
-from edged.api.requests import Message, Sampling
-from edged.ipc.messages import Cancel, Done, EngineOptions, Rejected, Start, Token
-from edged.worker.backends.fake import END, FakeBackend, Script
-from edged.worker.loop import DecodeLoop
-
-
-class Stage:
-    """One loop and everything it says, turn by turn."""
-
-    def __init__(self, *, slots: int = 4, ubatch: int = 16, context: int = 256, **script) -> None:
-        options = EngineOptions(context=context, slots=slots, ubatch=ubatch, threads=1)
-        self.backend = FakeBackend(Script(**script), options)
-        self.inbox: SimpleQueue = SimpleQueue()
-        self.said: list = []
-        self.busy: list[bool] = []
-        self.steps = 0
-        self.slots = slots
-        self.loop = DecodeLoop(
-            self.backend,
-            slots=slots,
-            budget=ubatch,
-            inbox=self.inbox,
-            send=self.said.append,
-            progressed=self._progressed,
-            busy=self.busy.append,
-        )
-
-    def _progressed(self) -> None:
-        self.steps += 1
-
-    def start(self, key: int, text: str, *, max_tokens: int = 200, stop: tuple[str, ...] = ()) -> None:
-        messages = (Message(role="user", content=text),)
-        order = Start(key=key, messages=messages, max_tokens=max_tokens, stop=stop, sampling=Sampling())
-        self.inbox.put(order)
-
-    def cancel(self, key: int) -> None:
-        self.inbox.put(Cancel(key=key))
-
-    def turn(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.loop.turn(wait=False)
-
-    def play(self) -> None:
-        """Until nothing is left to do; then every slot and every cell must be free again."""
-        for _ in range(100_000):
-            self.turn()
-            if self.loop.idle and self.inbox.empty():
-                break
-        assert self.loop.idle
-        assert sorted(self.loop._free) == list(range(self.slots))
-        assert not self.backend._cells
-
-    def text(self, key: int) -> str:
-        return "".join(
-            message.text for message in self.said if isinstance(message, Token) and message.key == key
-        )
-
-    def end(self, key: int):
-        """The one terminal message of ``key``, which is the last about it."""
-        about = [message for message in self.said if message.key == key]
-        ends = [message for message in about if isinstance(message, Done | Rejected)]
-        assert len(ends) == 1
-        assert about[-1] is ends[0]
-        return ends[0]
-
+from edged.api.requests import Sampling
+from edged.ipc.messages import Done, Start
+from edged.worker.backends.fake import END
+from tests.kit.fake_stage import Stage
 
 PREFIX = len("<user>")
 

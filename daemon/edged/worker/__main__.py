@@ -17,17 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from edged.api.requests import Sampling
 from edged.host.procfs import process_memory
 from edged.ipc.frames import FrameError, FrameReader
-from edged.ipc.messages import (
-    Cancel,
-    Heartbeat,
-    Load,
-    LoadFailed,
-    Measure,
-    Ready,
-    Start,
-    decode_to_worker,
-    encode,
-)
+from edged.ipc.messages import Heartbeat, Load, LoadFailed, Ready, ToLoop, decode_to_worker, encode
 from edged.worker.backends import load_backend
 from edged.worker.backends.base import Backend, LoadError, Run, StepError
 from edged.worker.loop import DecodeLoop
@@ -48,7 +38,7 @@ class Link:
         self._socket = socket.socket(fileno=descriptor)
         self._lock = threading.Lock()
         self.first: SimpleQueue[Load] = SimpleQueue()
-        self.inbox: SimpleQueue[Start | Cancel | Measure] = SimpleQueue()
+        self.inbox: SimpleQueue[ToLoop] = SimpleQueue()
 
     def start(self) -> None:
         threading.Thread(target=self._read, name="link", daemon=True).start()
@@ -165,6 +155,7 @@ def serve(link: Link) -> None:
         send=link.send,
         progressed=pulse.progressed,
         busy=pulse.busy,
+        cache_bytes=order.cache_bytes,
     )
     loop.run()
 

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
+from queue import Empty
 from typing import TYPE_CHECKING
 
 from edged.api.events import FinishReason, Usage
-from edged.ipc.messages import Cancel, Done, Measure, Rejected, Start, Token
+from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
 from edged.worker.backends.base import Run
 from edged.worker.batch import Work, plan_step
 from edged.worker.measure import run_measure
 from edged.worker.output import Output
+from edged.worker.prompt import PromptReader
+from edged.worker.sharing import Sharing
 from edged.worker.slot import Slot
 from edged.worker.template import TemplateError
+from edged.worker.waiting import Waiting, WaitingRoom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from queue import SimpleQueue
 
-    from edged.ipc.messages import FromWorker
+    from edged.ipc.messages import FromWorker, ToLoop
     from edged.worker.backends.base import Backend
 
 
 class DecodeLoop:
-    """Owns the slots of one backend. ``send`` delivers messages, ``progressed`` counts steps of work."""
+    """Owns the slots of one backend. ``send`` delivers messages, ``progressed`` counts steps of work.
+
+    ``cache_bytes`` may be spent on what prompts have in common.
+    """
 
     def __init__(
         self,
@@ -32,10 +40,12 @@ class DecodeLoop:
         *,
         slots: int,
         budget: int,
-        inbox: SimpleQueue[Start | Cancel | Measure],
+        inbox: SimpleQueue[ToLoop],
         send: Callable[[FromWorker], None],
         progressed: Callable[[], None],
         busy: Callable[[bool], None],
+        cache_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
         self._free = list(range(slots - 1, -1, -1))
@@ -45,13 +55,21 @@ class DecodeLoop:
         self._progressed = progressed
         self._busy = busy
         self._active: dict[int, Slot] = {}  # key → slot, in order of arrival
-        self._waiting: deque[Start] = deque()
+        self._waiting = WaitingRoom()
+        self._clock = clock
+        self._prompts = PromptReader(backend, share=cache_bytes > 0)
+        self._sharing = Sharing(backend, cache_bytes)
         self._measures: deque[Measure] = deque()
 
     @property
     def idle(self) -> bool:
-        """Nothing to do before another message comes."""
-        return not (self._active or self._waiting or self._measures)
+        """Nothing to do before another message comes, or a deadline."""
+        return not (self._at_work or self._measures or (self._waiting and self._free))
+
+    @property
+    def _at_work(self) -> list[Slot]:
+        """The slots that take part in steps."""
+        return [slot for slot in self._active.values() if not (slot.paused and slot.decoding)]
 
     def run(self) -> None:
         """Serve for ever; the process ends when the supervisor hangs up."""
@@ -61,65 +79,99 @@ class DecodeLoop:
     def turn(self, *, wait: bool) -> None:
         """Take in messages (blocking for one when ``wait``), then compute one step."""
         self._receive(wait=wait)
-        while self._free and self._waiting:
-            self._admit(self._waiting.popleft())
-        self._busy(bool(self._active or self._measures))
-        if self._active:
-            self._step()
+        self._expire()
+        for request in self._waiting:
+            if self._free and self._sharing.leader(request.prompt, self._active.values()) is None:
+                self._waiting.remove(request.order.key)
+                self._admit(request)
+        slots = self._at_work
+        self._busy(bool(slots or self._measures))
+        if slots:
+            self._step(slots)
             self._progressed()
-        elif self._measures:
+        elif self._measures and not self._active:
             order = self._measures.popleft()
             self._send(run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed))
 
     def _receive(self, *, wait: bool) -> None:
         if wait:
             self._busy(False)  # noqa: FBT003 - the name of the callable says what it is
-            first = self._inbox.get()
+            first = self._next_message()
             self._busy(True)  # noqa: FBT003 - from here on a template or a tokenizer may hang, too
-            self._take(first)
+            if first is not None:
+                self._take(first)
         while not self._inbox.empty():
             self._take(self._inbox.get())
 
-    def _take(self, message: Start | Cancel | Measure) -> None:
-        if isinstance(message, Start):
-            self._waiting.append(message)
-            return
-        if isinstance(message, Measure):
-            self._measures.append(message)
-            return
-        slot = self._active.get(message.key)
-        if slot is not None:
-            self._reject(message.key, "cancelled", "the request was cancelled")
-            self._release(slot)
-        elif any(order.key == message.key for order in self._waiting):
-            self._waiting = deque(order for order in self._waiting if order.key != message.key)
-            self._reject(message.key, "cancelled", "the request was cancelled")
-
-    def _admit(self, order: Start) -> None:
-        backend = self._backend
+    def _next_message(self) -> ToLoop | None:
+        """The next message; None when a deadline comes first."""
+        deadline = min((one.deadline for one in (*self._active.values(), *self._waiting)), default=math.inf)
+        left_s = None if deadline == math.inf else max(0.0, deadline - self._clock())
         try:
-            if order.messages:
-                prompt = backend.render(order.messages, thinking=order.thinking)
-            else:
-                prompt = backend.tokenize(order.prompt)
+            return self._inbox.get(timeout=left_s)
+        except Empty:
+            return None
+
+    def _take(self, message: ToLoop) -> None:
+        match message:
+            case Start():
+                self._read(message)
+            case Measure():
+                self._measures.append(message)
+            case Shrink():
+                self._sharing.shrink(message.to_bytes)
+            case Cancel():
+                self._end(message.key, "cancelled", "the request was cancelled")
+            case Pause() | Resume() if (slot := self._active.get(message.key)) is not None:
+                slot.paused = isinstance(message, Pause)
+
+    def _end(self, key: int, code: str, why: str) -> None:
+        """End a request without an answer; one that is over is left alone."""
+        slot = self._active.get(key)
+        if slot is not None:
+            self._sharing.leaving(slot, whole=False)
+            self._release(slot)
+        elif not self._waiting.remove(key):
+            return
+        self._reject(key, code, why)
+
+    def _expire(self) -> None:
+        """End the requests whose time is over."""
+        now = self._clock()
+        late = [slot.key for slot in self._active.values() if slot.deadline <= now]
+        late += [request.order.key for request in self._waiting if request.deadline <= now]
+        for key in late:
+            self._end(key, "expired", "the request's time to live ran out before its answer was complete")
+
+    def _read(self, order: Start) -> None:
+        """Make the prompt of a request, which waits from then on, or say why there is none."""
+        try:
+            prompt = self._prompts.read(order)
         except TemplateError as error:
             self._reject(order.key, "bad_request", str(error))
             return
-        room = backend.context - len(prompt)
-        if not prompt:
+        count, context = len(prompt.tokens), self._backend.context
+        if not count:
             self._reject(order.key, "bad_request", "the prompt has no tokens")
-        elif room < 1:
-            text = f"the prompt has {len(prompt)} tokens; this box holds {backend.context} with the answer"
+        elif count >= context:
+            text = f"the prompt has {count} tokens; this box holds {context} with the answer"
             self._reject(order.key, "too_large", text)
         else:
-            output = Output(backend, order, prompt, min(order.max_tokens, room))
-            sampler = backend.sampler(order.sampling, prompt)
-            index = self._free.pop()
-            self._active[order.key] = Slot(index, order, prompt, sampler, output)
+            self._waiting.add(Waiting(order, prompt, self._clock() + (order.ttl_s or math.inf)))
 
-    def _step(self) -> None:
-        slots = list(self._active.values())
-        work = [Work(n, slot.pending, slot.decoding) for n, slot in enumerate(slots)]
+    def _admit(self, request: Waiting) -> None:
+        backend, order, prompt = self._backend, request.order, request.prompt.tokens
+        output = Output(backend, order, prompt, min(order.max_tokens, backend.context - len(prompt)))
+        sampler = backend.sampler(order.sampling, prompt)
+        slot = Slot(self._free.pop(), request, sampler, output)
+        self._active[order.key] = slot
+        self._sharing.begin(slot)
+
+    def _step(self, slots: list[Slot]) -> None:
+        work = [
+            Work(n, slot.reach, slot.decoding, slot.reach < slot.pending, slot.priority)
+            for n, slot in enumerate(slots)
+        ]
         shares = plan_step(work, self._budget)
         runs = []
         for share in shares:
@@ -128,15 +180,17 @@ class DecodeLoop:
             runs.append(Run(slot.index, slot.take(share.tokens), start, share.last))
         rows = iter(self._backend.step(runs))
         for share in shares:
+            slot = slots[share.slot]
+            self._sharing.stepped(slot)
             if share.last:
-                self._advance(slots[share.slot], next(rows))
+                self._advance(slot, next(rows))
 
     def _advance(self, slot: Slot, row: int) -> None:
         """Draw the next token of a slot whose logits are at ``row``, and say what it means."""
         token = self._backend.sample(slot.sampler, row)
         slot.tokens.append(token)
         if slot.generated == 1:
-            slot.first_token_at = time.monotonic()
+            slot.first_token_at = self._clock()
         output = slot.output
         self._tell(output.push(token, row))
         if output.ended is not None:
@@ -150,8 +204,11 @@ class DecodeLoop:
             self._send(message)
 
     def _finish(self, slot: Slot, finish: FinishReason) -> None:
-        usage = Usage(prompt_tokens=slot.prompt_tokens, completion_tokens=slot.generated)
-        decode_ms = (time.monotonic() - slot.first_token_at) * 1000
+        usage = Usage(
+            prompt_tokens=slot.prompt_tokens, completion_tokens=slot.generated, cached_tokens=slot.cached
+        )
+        decode_ms = (self._clock() - slot.first_token_at) * 1000
+        self._sharing.leaving(slot, whole=finish == "length" or self._backend.is_end(slot.tokens[-1]))
         self._release(slot)
         self._send(Done(key=slot.key, finish=finish, usage=usage, decode_ms=decode_ms))
 

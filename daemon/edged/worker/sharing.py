@@ -115,6 +115,9 @@ class Sharing:
     def _keep(self, slot: Slot, *, shared: bool) -> None:
         key = key_of(slot.tokens[: slot.position])
         size_bytes = self._backend.state_bytes(slot.index) + len(key)
+        # The earlier turn of this conversation will hardly be asked for again.
+        if slot.origin is not None and not slot.origin.shared and key.startswith(slot.origin.key):
+            self.store.supersede(slot.origin)
         if not self.store.make_room(size_bytes):
             self._too_long = min(self._too_long, slot.position)
             return
@@ -125,7 +128,4 @@ class Sharing:
             return
         prefix = Prefix(key, state, size_bytes, shared=shared)
         self.store.put(prefix)
-        # The earlier turn of this conversation will not be asked for again.
-        if slot.origin is not None and not slot.origin.shared and key.startswith(slot.origin.key):
-            self.store.supersede(slot.origin)
         slot.kept, slot.origin = slot.position, prefix

@@ -5,22 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edged.ipc.messages import Start
-    from edged.worker.backends.base import Sampler
+    from edged.worker.backends.base import Sampler, State
     from edged.worker.output import Output
+    from edged.worker.prefixes import Prefix
+    from edged.worker.waiting import Waiting
 
 
 class Slot:
     """One sequence at work: its tokens, how many are evaluated, what was said."""
 
-    def __init__(
-        self, index: int, order: Start, prompt: list[int], sampler: Sampler, output: Output
-    ) -> None:
+    def __init__(self, index: int, request: Waiting, sampler: Sampler, output: Output) -> None:
         self.index = index
-        self.key = order.key
-        self.tokens = list(prompt)  # the prompt, then every token drawn
-        self.prompt_tokens = len(prompt)
+        self.key = request.order.key
+        self.priority = request.order.priority
+        self.deadline = request.deadline
+        self.paused = False  # its reader has not taken what was said
+        self.prompt = request.prompt
+        self.tokens = list(request.prompt.tokens)  # the prompt, then every token drawn
+        self.prompt_tokens = len(request.prompt.tokens)
         self.position = 0  # the first of ``tokens`` that is not evaluated yet
+        self.stops: dict[int, bool] = {}  # positions where the state is to be kept → whether for many
+        self.cached = 0  # tokens of the prompt that came from elsewhere
+        self.kept = 0  # tokens of it that need not be kept again
+        self.origin: Prefix[State] | None = None  # where they are kept
         self.sampler = sampler
         self.output = output
         self.first_token_at = 0.0
@@ -29,6 +36,12 @@ class Slot:
     def pending(self) -> int:
         """Tokens still to evaluate: the prompt's rest, or the one just drawn."""
         return len(self.tokens) - self.position
+
+    @property
+    def reach(self) -> int:
+        """Tokens it may take in one step: all that are pending, or those up to its next stop."""
+        ends = [stop for stop in self.stops if stop > self.position]
+        return min([len(self.tokens), *ends]) - self.position
 
     @property
     def generated(self) -> int:

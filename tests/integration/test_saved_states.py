@@ -11,27 +11,36 @@ from edged.ipc.messages import EngineOptions
 from edged.worker.backends.base import Run, StateError
 from edged.worker.backends.fake import load_fake
 from tests.kit.model import smollm2
+from tests.kit.random_model import random_model
 
 SLOTS, UBATCH, CONTEXT = 3, 32, 256
 OPTIONS = EngineOptions(context=CONTEXT, slots=SLOTS, ubatch=UBATCH, threads=1, repack=False)
 GREEDY = Sampling(temperature=0.0)
 # The sums of a chunk are made in another order when it begins elsewhere.
 TOLERANCE = 0.05
+COMPARED = 256
 TEXT = "The pump runs warm since noon; oil pressure has been falling slowly, and nobody looked at the valve. "
 
 
 @pytest.fixture(
-    scope="module", params=["fake", "recurrent fake", pytest.param("llama", marks=pytest.mark.model)]
+    scope="module",
+    params=[
+        "fake",
+        "recurrent fake",
+        *(pytest.param(kind, marks=pytest.mark.model) for kind in ("llama", "hybrid")),
+    ],
 )
 def backend(request, tmp_path_factory):
     if request.param.endswith("fake"):
         script = tmp_path_factory.mktemp("model") / "echo.fake"
-        script.write_text(f"recurrent = {str(request.param != 'fake').lower()}\n")
+        recurrent = str(request.param != "fake").lower()
+        script.write_text(f'recurrent = {recurrent}\nanswer = "{TEXT * 3}"\n')
         loaded = load_fake(str(script), OPTIONS, lambda: None)
     else:
         from edged.worker.backends.llama import load_llama
 
-        loaded = load_llama(str(smollm2()), OPTIONS, lambda: None)
+        path = smollm2() if request.param == "llama" else random_model(tmp_path_factory.mktemp("model"))
+        loaded = load_llama(str(path), OPTIONS, lambda: None)
     yield loaded
     loaded.close()
 
@@ -44,8 +53,11 @@ def clean(backend):
 
 
 @pytest.fixture
-def prompt(backend) -> list[int]:
-    return backend.tokenize(TEXT * 5)[:100]
+def prompt(backend):
+    tokens = backend.tokenize(TEXT * 5)[:100]
+    sampler = backend.sampler(GREEDY, tokens[:1])  # the fake's next token depends on what it has read
+    yield tokens
+    sampler.close()
 
 
 def evaluate(backend, seq: int, tokens: list[int], start: int = 0) -> int:
@@ -58,12 +70,8 @@ def evaluate(backend, seq: int, tokens: list[int], start: int = 0) -> int:
 
 
 def logits(backend, row: int) -> list[float]:
-    """Of every token of the vocabulary; the fake knows only which comes next."""
-    if hasattr(backend, "_n_vocab"):
-        from llama_cpp import llama_cpp as api
-
-        return api.llama_get_logits_ith(backend._context, row)[: backend._n_vocab]
-    return [float(len(backend._cells[backend._rows[row]]))]
+    """Of the first tokens of the vocabulary, as log-probabilities."""
+    return backend.log_probabilities(row, range(COMPARED))
 
 
 def near(some: list[float], others: list[float]) -> bool:

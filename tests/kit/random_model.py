@@ -35,13 +35,31 @@ LAYER_SCALE = 0.7
 Q8_BLOCK = 32
 
 
-def random_model(folder: Path, arch: str = "qwen35", *, quant: str = "Q8_0", seed: int = 1) -> Path:
+# As Qwen3.5's goes on: a thought, if only an empty one, before the answer, and none in what lies back.
+THINKING_TEMPLATE = (
+    "{% set last = namespace(question=0) %}"
+    "{% for m in messages if m.role == 'user' %}{% set last.question = messages.index(m) %}{% endfor %}"
+    "{% for m in messages %}"
+    "<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.index0 > last.question %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content | trim }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n"
+    "{% if not enable_thinking %}\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def random_model(
+    folder: Path, arch: str = "qwen35", *, quant: str = "Q8_0", seed: int = 1, template: str = ""
+) -> Path:
     """A chat model of ``arch`` (qwen35 is hybrid: three recurrent layers, one with a KV cache).
 
     512 tokens, no end of turn ever wins: greedy answers are as long as they may be and do not settle into a
-    loop. The same ``seed`` gives the same file.
+    loop. The same ``seed`` gives the same file. ``template`` replaces the plain chat template.
     """
-    return _write(folder / f"random-{arch}-{quant}-{seed}.gguf", arch, quant, seed, {})
+    keys: dict[str, Value] = {"tokenizer.chat_template": template} if template else {}
+    name = f"random-{arch}-{quant}-{seed}{'-template' if template else ''}.gguf"
+    return _write(folder / name, arch, quant, seed, keys)
 
 
 def random_embedder(folder: Path, pooling: str = "last", *, causal: bool = True, seed: int = 1) -> Path:

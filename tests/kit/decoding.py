@@ -10,7 +10,7 @@ from llama_cpp import llama_cpp as api
 from msgspec import Struct
 
 from edged.api.requests import Sampling
-from edged.ipc.messages import Cancel, Done, Rejected, Start, Token
+from edged.ipc.messages import Cancel, Done, Rejected, Shrink, Start, Token
 from edged.worker.backends.base import Run
 from edged.worker.backends.llama import LlamaBackend, load_llama
 from edged.worker.loop import DecodeLoop
@@ -100,8 +100,9 @@ def alone(backend: Watched, prompt: Sequence[int], count: int, *, chunk: int) ->
 class Stage:
     """One loop and everything it says, turn by turn."""
 
-    def __init__(self, backend: Watched, options: EngineOptions, **kwargs: Any) -> None:
+    def __init__(self, backend: Backend | Watched, options: EngineOptions, **kwargs: Any) -> None:
         self.backend = backend
+        self.slots = options.slots
         self.inbox: SimpleQueue = SimpleQueue()
         self.said: list = []
         self.loop = DecodeLoop(
@@ -123,6 +124,9 @@ class Stage:
     def cancel(self, key: int) -> None:
         self.inbox.put(Cancel(key=key))
 
+    def shrink(self, to_bytes: int) -> None:
+        self.inbox.put(Shrink(to_bytes=to_bytes))
+
     def turn(self) -> None:
         self.loop.turn(wait=False)
 
@@ -135,6 +139,7 @@ class Stage:
         for _ in range(limit):
             self.turn()
             if self.idle:
+                assert sorted(self.loop._free) == list(range(self.slots))
                 return
         raise AssertionError(f"the loop has work after {limit} turns")
 

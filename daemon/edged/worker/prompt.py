@@ -28,7 +28,8 @@ class Prompt(Struct, frozen=True):
     ``beginning``: all tokens but the last, as a key. They may come from elsewhere; the last one is evaluated,
     since the answer begins with its logits.
     ``shared`` tokens belong to all conversations with this system message, ``turn`` tokens to the next turn
-    of this one. ``keeps_answer``: that turn goes on with the very tokens of the answer.
+    of this one. ``keeps_answer``: that turn goes on with the very tokens of the answer. ``continued``: it is
+    not the first turn, so that there may well be another.
     """
 
     tokens: list[int]
@@ -36,6 +37,7 @@ class Prompt(Struct, frozen=True):
     shared: int = 0
     turn: int = 0
     keeps_answer: bool = False
+    continued: bool = False
 
 
 class PromptReader:
@@ -57,12 +59,16 @@ class PromptReader:
         beginning = key_of(tokens[:-1])
         if not self._share or not order.messages:
             return Prompt(tokens, beginning)
-        shared = common_tokens(beginning, self._system(order))
-        if backend.can_truncate:  # then the state at the end of the answer serves the next turn, too
-            return Prompt(tokens, beginning, shared)
-        keeps_answer = self._keeps_answers(order)
-        turn = 0 if keeps_answer else self._turn(order, beginning)
-        return Prompt(tokens, beginning, shared, turn, keeps_answer)
+        # What can be cut back serves the next turn with the state at the end of the answer, too.
+        keeps_answer = backend.can_truncate or self._keeps_answers(order)
+        return Prompt(
+            tokens=tokens,
+            beginning=beginning,
+            shared=common_tokens(beginning, self._system(order)),
+            turn=0 if keeps_answer else self._turn(order, beginning),
+            keeps_answer=keeps_answer,
+            continued=any(message.role == "assistant" for message in order.messages),
+        )
 
     def _system(self, order: Start) -> bytes:
         """What the prompts of all conversations that begin with this system message have in common."""

@@ -76,7 +76,8 @@ class Sharing:
             wanted[learned] = True
         last = slot.kept
         for stop in sorted(wanted):
-            if last + LEAST_TOKENS <= stop < min(len(prompt.tokens), self._too_long):
+            least = 1 if stop == prompt.turn and prompt.continued else LEAST_TOKENS
+            if last + least <= stop < min(len(prompt.tokens), self._too_long):
                 slot.stops[stop] = wanted[stop]
                 last = stop
 
@@ -90,7 +91,8 @@ class Sharing:
 
         ``whole``: the answer came to its own end, so that all of it will be in the conversation.
         """
-        if not self.on or slot.position - slot.kept < LEAST_TOKENS:
+        least = 1 if slot.prompt.continued else LEAST_TOKENS
+        if not self.on or slot.position - slot.kept < least:
             return
         reading = slot.position < slot.prompt_tokens
         if reading or self._backend.can_truncate or (whole and slot.prompt.keeps_answer):

@@ -260,9 +260,11 @@ class EdgeService:
             max_tokens=request.max_tokens or limits.default_max_tokens,
             stop=request.stop,
             sampling=sampling,
-            thinking=model.thinking if request.thinking is None else request.thinking,
+            thinking=request.op == "chat"
+            and (model.thinking if request.thinking is None else request.thinking),
             thinking_budget=request.thinking_budget,
             choices=request.choices,
+            scoring=request.scoring,
             schema=request.schema,
             json_mode=request.json_mode,
             tools=request.tools,

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.api.events import Channel, FinishReason, Score, TokenLogprob, Usage
-from edged.api.requests import Message, Op, Sampling, Tool, ToolCall
+from edged.api.requests import Message, Op, Sampling, ScoringRule, Tool, ToolCall
 from edged.ipc.frames import FrameError, pack
 
 
@@ -53,6 +53,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     thinking: bool = False
     thinking_budget: int | None = None
     choices: tuple[str, ...] = ()
+    scoring: ScoringRule = "sum"
     schema: str = ""
     json_mode: bool = False
     tools: tuple[Tool, ...] = ()

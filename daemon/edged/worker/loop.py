@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
-from edged.worker.backends.base import Run
+from edged.worker.backends.base import Run, StateError
 from edged.worker.batch import Work, plan_step
 from edged.worker.measure import run_measure
 from edged.worker.output import Output
 from edged.worker.prompt import PromptReader
+from edged.worker.scoring import ChoiceError, Scoring, at_a_word, best, choice_tree
 from edged.worker.sharing import Sharing
 from edged.worker.slot import Slot
 from edged.worker.template import TemplateError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from edged.ipc.messages import FromWorker, ToLoop
     from edged.worker.backends.base import Backend
+    from edged.worker.scoring import ChoiceTree
 
 
 class DecodeLoop:
@@ -64,12 +66,22 @@ class DecodeLoop:
     @property
     def idle(self) -> bool:
         """Nothing to do before another message comes, or a deadline."""
-        return not (self._at_work or self._measures or (self._waiting and self._free))
+        at_work = self._at_work or self._scoring
+        return not (at_work or self._measures or (self._waiting and self._free))
 
     @property
     def _at_work(self) -> list[Slot]:
         """The slots that take part in steps."""
-        return [slot for slot in self._active.values() if not (slot.paused and slot.decoding)]
+        return [
+            slot
+            for slot in self._active.values()
+            if not (slot.paused and slot.decoding) and slot.scoring is None
+        ]
+
+    @property
+    def _scoring(self) -> list[Slot]:
+        """The slots that have read their prompt and score choices."""
+        return [slot for slot in self._active.values() if slot.scoring is not None]
 
     def run(self) -> None:
         """Serve for ever; the process ends when the supervisor hangs up."""
@@ -84,12 +96,17 @@ class DecodeLoop:
             if self._free and self._sharing.leader(request.prompt, self._active.values()) is None:
                 self._waiting.remove(request.order.key)
                 self._admit(request)
-        slots = self._at_work
-        self._busy(bool(slots or self._measures))
+        slots, scoring = self._at_work, self._scoring
+        self._busy(bool(slots or scoring or self._measures))
         if slots:
             self._step(slots)
             self._progressed()
-        elif self._measures and not self._active:
+        if scoring:  # a step of its own, one slot at a time, so that others wait for a short one at most
+            self._score(scoring[0])
+            self._progressed()
+        if slots or scoring:
+            return
+        if self._measures and not self._active:
             order = self._measures.popleft()
             self._send(run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed))
 
@@ -129,7 +146,8 @@ class DecodeLoop:
         """End a request without an answer; one that is over is left alone."""
         slot = self._active.get(key)
         if slot is not None:
-            self._sharing.leaving(slot, whole=False)
+            if slot.scoring is None:
+                self._sharing.leaving(slot, whole=False)
             self._release(slot)
         elif not self._waiting.remove(key):
             return
@@ -146,18 +164,19 @@ class DecodeLoop:
     def _read(self, order: Start) -> None:
         """Make the prompt of a request, which waits from then on, or say why there is none."""
         try:
-            prompt = self._prompts.read(order)
-        except TemplateError as error:
+            prompt = self._prompts.read(at_a_word(order))
+            tree = choice_tree(self._backend, order) if order.op == "classify" else None
+        except (TemplateError, ChoiceError) as error:
             self._reject(order.key, "bad_request", str(error))
             return
         count, context = len(prompt.tokens), self._backend.context
         if not count:
             self._reject(order.key, "bad_request", "the prompt has no tokens")
-        elif count >= context:
+        elif count + (tree.depth if tree is not None else 1) > context:
             text = f"the prompt has {count} tokens; this box holds {context} with the answer"
             self._reject(order.key, "too_large", text)
         else:
-            self._waiting.add(Waiting(order, prompt, self._clock() + (order.ttl_s or math.inf)))
+            self._waiting.add(Waiting(order, prompt, self._clock() + (order.ttl_s or math.inf), tree))
 
     def _admit(self, request: Waiting) -> None:
         backend, order, prompt = self._backend, request.order, request.prompt.tokens
@@ -185,8 +204,47 @@ class DecodeLoop:
             if share.last:
                 self._advance(slot, next(rows))
 
+    def _begin_scoring(self, slot: Slot, tree: ChoiceTree, row: int) -> None:
+        """The prompt is read, its logits are at ``row``: from here on the slot's steps are its own."""
+        self._sharing.leaving(slot, whole=False)
+        slot.scoring = Scoring(self._backend, tree, slot.index, slot.prompt_tokens, self._budget)
+        try:
+            slot.borrowed = slot.scoring.begin(row, self._free)
+        except StateError as error:
+            self._end(slot.key, "internal", f"the choices cannot be scored: {error}")
+            return
+        self._free = [seq for seq in self._free if seq not in slot.borrowed]
+        if slot.scoring.done:
+            self._finish_scoring(slot, slot.scoring)
+
+    def _score(self, slot: Slot) -> None:
+        """One step of a slot's scoring."""
+        scoring = slot.scoring
+        if scoring is None:
+            return
+        try:
+            scoring.step()
+        except StateError as error:
+            self._end(slot.key, "internal", f"the choices cannot be scored: {error}")
+            return
+        if scoring.done:
+            self._finish_scoring(slot, scoring)
+
+    def _finish_scoring(self, slot: Slot, scoring: Scoring) -> None:
+        order = slot.order
+        scores = scoring.scores(order.choices, order.scoring)
+        usage = Usage(
+            prompt_tokens=slot.prompt_tokens, completion_tokens=scoring.evaluated, cached_tokens=slot.cached
+        )
+        self._release(slot)
+        self._send(Token(key=slot.key, text=best(scores)))
+        self._send(Done(key=slot.key, finish="stop", usage=usage, decode_ms=0.0, scores=scores))
+
     def _advance(self, slot: Slot, row: int) -> None:
         """Draw the next token of a slot whose logits are at ``row``, and say what it means."""
+        if slot.tree is not None:
+            self._begin_scoring(slot, slot.tree, row)
+            return
         token = self._backend.sample(slot.sampler, row)
         slot.tokens.append(token)
         if slot.generated == 1:
@@ -215,8 +273,10 @@ class DecodeLoop:
     def _release(self, slot: Slot) -> None:
         del self._active[slot.key]
         slot.sampler.close()
+        if slot.scoring is not None:
+            slot.scoring.close()
         self._backend.forget(slot.index)
-        self._free.append(slot.index)
+        self._free += [*slot.borrowed, slot.index]
 
     def _reject(self, key: int, code: str, message: str) -> None:
         self._send(Rejected(key=key, code=code, message=message))

@@ -10,7 +10,7 @@ token (``mean``), which does not favour short choices, but favours long ones tha
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct, structs
 
@@ -20,6 +20,7 @@ from edged.worker.backends.base import Run, State, StateError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from edged.api.requests import ScoringRule
     from edged.ipc.messages import Start
     from edged.worker.backends.base import Backend
 
@@ -28,6 +29,10 @@ Path: TypeAlias = tuple[int, ...]  # tokens after the prompt
 # A state above this is not copied where the sequence can be cut back instead: copying it there and back takes
 # about as long as the steps that are saved.
 COPY_BYTES = 32 << 20
+
+
+class ChoiceError(Exception):
+    """A choice that this model cannot say; the text is for the client."""
 
 
 class Branch(Struct, frozen=True):
@@ -41,10 +46,11 @@ class Branch(Struct, frozen=True):
 class ChoiceTree:
     """Choices as sequences of tokens, and which of their beginnings must be evaluated to score them. Pure."""
 
-    def __init__(self, choices: Sequence[Sequence[int]], end: int) -> None:
+    def __init__(self, choices: Sequence[Sequence[int]], end: int | None) -> None:
         plain = [tuple(tokens) for tokens in choices]
         beginnings = {tokens[:length] for tokens in plain for length in range(len(tokens))}
-        self.sequences = [(*tokens, end) if tokens in beginnings else tokens for tokens in plain]
+        ends = () if end is None else (end,)
+        self.sequences = [tokens + ends if tokens in beginnings else tokens for tokens in plain]
         self._next: dict[
             Path, dict[int, float]
         ] = {}  # a beginning → the log-probabilities of what may follow
@@ -138,7 +144,7 @@ class Scoring:
             if not lane.rest:
                 self._grow(lane)
 
-    def scores(self, choices: Sequence[str], scoring: Literal["sum", "mean"]) -> tuple[Score, ...]:
+    def scores(self, choices: Sequence[str], scoring: ScoringRule) -> tuple[Score, ...]:
         """One for each of ``choices``, the texts of the tree's, in their order."""
         sums = [self._tree.likelihood(index) for index in range(len(choices))]
         lengths = [len(sequence) for sequence in self._tree.sequences]
@@ -191,6 +197,21 @@ class _Lane:
 
     def holds(self, path: Path) -> bool:
         return self.filled and self.path == path
+
+
+def choice_tree(backend: Backend, order: Start) -> ChoiceTree:
+    """The choices of ``order`` as what may follow its prompt. Raises ChoiceError."""
+    choices = at_a_word(order).choices
+    sequences = [backend.tokenize(choice, bos=False, control=False) for choice in choices]
+    for choice, tokens in zip(order.choices, sequences, strict=True):
+        if not tokens:
+            raise ChoiceError(f"choices: {choice!r} has no tokens in this model's vocabulary")
+    return ChoiceTree(sequences, backend.turn_end)
+
+
+def best(scores: Sequence[Score]) -> str:
+    """The likeliest choice; of equals the first."""
+    return max(scores, key=lambda score: score.probability).choice
 
 
 def softmax(weights: Sequence[float]) -> list[float]:

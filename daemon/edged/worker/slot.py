@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from edged.worker.backends.base import Sampler, State
     from edged.worker.output import Output
     from edged.worker.prefixes import Prefix
+    from edged.worker.scoring import Scoring
     from edged.worker.waiting import Waiting
 
 
@@ -31,6 +32,10 @@ class Slot:
         self.sampler = sampler
         self.output = output
         self.first_token_at = 0.0
+        self.order = request.order
+        self.tree = request.tree
+        self.scoring: Scoring | None = None  # from the end of the prompt on, when there is a tree
+        self.borrowed: list[int] = []  # sequences it works in besides its own
 
     @property
     def pending(self) -> int:

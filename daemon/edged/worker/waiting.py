@@ -10,17 +10,22 @@ from msgspec import Struct
 
 from edged.ipc.messages import Start
 from edged.worker.prompt import Prompt
+from edged.worker.scoring import ChoiceTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 class Waiting(Struct, frozen=True):
-    """A request that could begin; ``deadline`` is on the loop's clock, in seconds."""
+    """A request that could begin; ``deadline`` is on the loop's clock, in seconds.
+
+    With a ``tree`` the choices in it are scored in place of an answer.
+    """
 
     order: Start
     prompt: Prompt
     deadline: float = math.inf
+    tree: ChoiceTree | None = None
 
     @property
     def rank(self) -> int:

@@ -206,9 +206,9 @@ class LlamaBackend:
             raise LoadError(str(error)) from error
 
 
-def _first_token(*tokens: int) -> int:
-    """The first that the vocabulary has; -1 when it has none."""
-    return next((token for token in tokens if token >= 0), -1)
+def _first_token(*tokens: int) -> int | None:
+    """The first that the vocabulary has."""
+    return next((token for token in tokens if token >= 0), None)
 
 
 def _address(state: State) -> object:

@@ -36,8 +36,9 @@ lint: setup ## Check style, types and the layers of the code
 	done; \
 	exit $$failed
 
-bench: setup ## Measure the footprint of the command line and the daemon
-	@$(python) -m tests.bench.footprint $(ARGS)
+# Peers are installed below build/peers once. ARGS picks scenarios: `make bench ARGS='shared stall --quick'`.
+bench: setup ## Measure it beside other servers, in hours (ARGS=--list names what can be picked)
+	@$(python) -m tests.bench $(ARGS)
 
 wheel: setup ## Build the wheel into dist/
 	@$(python) -m build --wheel --no-isolation

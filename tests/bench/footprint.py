@@ -1,28 +1,32 @@
-"""Measures what the product costs when it does nothing, and fails above the targets: `make bench`.
+"""What the product costs when it does nothing: CPU time of commands, memory and idle CPU of the supervisor.
 
-Medians of three runs, each with a fresh process: CPU time of `edgectl --help` and `edgectl plan`; memory and
-idle CPU of the supervisor with HTTP, mDNS and a connected MQTT broker, while its worker (no part of the
-figures) holds the scripted engine instead of a model.
+Each run has a fresh process. The supervisor has HTTP, mDNS and a connected MQTT broker; its worker, no part
+of the figures, holds the scripted engine instead of a model.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tests.bench.figures import Report
+from tests.bench.http_client import BenchError
+from tests.bench.servers import EDGED
 from tests.integration.broker import MOSQUITTO, Broker
 from tests.kit.daemon import Daemon, wait_until
 from tests.kit.service import fake_model, fake_tree
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.bench.options import Options
+
 RUNS = 3
-IDLE_S = 20.0
+IDLE_S = 20
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 # name → (target, unit); each target is a promise of the README.
@@ -80,44 +84,23 @@ def resident_mib(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssFile:"))) / 1024
 
 
-def measure(idle_s: float) -> dict[str, list[float]]:
-    """Every run of every figure of TARGETS."""
+def run(options: Options) -> Iterator[Report]:
+    if MOSQUITTO is None:
+        raise BenchError("mosquitto is not installed: apt install mosquitto")
+    report = Report(scenario="footprint", title="What it costs when it does nothing")
+    figures = {
+        name: report.figure(name, unit, at_most={EDGED: target}) for name, (target, unit) in TARGETS.items()
+    }
+    rounds = options.rounds_of(RUNS)
     for word in ("--help", "plan"):
         edgectl_cpu_s(word)  # byte code is compiled and files are cached
-    figures: dict[str, list[float]] = {name: [] for name in TARGETS}
-    figures["edgectl --help, CPU"] = [edgectl_cpu_s("--help") for _ in range(RUNS)]
-    figures["edgectl plan, CPU"] = [edgectl_cpu_s("plan") for _ in range(RUNS)]
-    with tempfile.TemporaryDirectory(prefix="edged-bench-") as parent, Broker(Path(parent)) as broker:
-        for run in range(RUNS):
-            folder = Path(parent) / str(run)
+        for _ in range(rounds):
+            figures[f"edgectl {word}, CPU"].add(EDGED, edgectl_cpu_s(word))
+    with Broker(options.folder) as broker:
+        for number in range(rounds):
+            folder = options.folder / str(number)
             folder.mkdir()
-            memory_mib, idle_percent = supervisor(folder, broker, idle_s)
-            figures["supervisor, memory"].append(memory_mib)
-            figures["supervisor, idle CPU"].append(idle_percent)
-    return figures
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--idle", type=float, default=IDLE_S, metavar="S", help="seconds to watch idle CPU")
-    options = parser.parse_args()
-    if MOSQUITTO is None:
-        parser.error("mosquitto is not installed: apt install mosquitto")
-    figures = measure(options.idle)
-    over = [name for name, runs in figures.items() if statistics.median(runs) > TARGETS[name][0]]
-    if options.json:
-        print(json.dumps({name: {"runs": runs, "target": TARGETS[name][0], "unit": TARGETS[name][1]}
-                          for name, runs in figures.items()}, indent=2))  # fmt: skip
-    else:
-        for name, runs in figures.items():
-            target, unit = TARGETS[name]
-            verdict = "over the target" if name in over else "ok"
-            print(f"{name:<22} {statistics.median(runs):7.2f} {unit:<4} target {target:g} {unit}: {verdict}")
-    return 1 if over else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            memory_mib, idle_percent = supervisor(folder, broker, options.count(IDLE_S, 2))
+            figures["supervisor, memory"].add(EDGED, memory_mib)
+            figures["supervisor, idle CPU"].add(EDGED, idle_percent)
+    yield report

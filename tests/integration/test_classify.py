@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 
+import msgspec
 import pytest
 
+from edged.api.events import Finished
+from edged.api.requests import Message, Request
 from edged.ipc.messages import EngineOptions
+from edged.worker.backends.fake import FakeBackend, Script
 from edged.worker.scoring import ChoiceTree, Scoring
-from tests.kit.decoding import prefill, watched
-from tests.kit.model import gemma3
+from tests.kit.decoding import Stage, prefill, watched
+from tests.kit.model import gemma3, smollm2_tree
 from tests.kit.random_model import random_model
+from tests.kit.service import running_service
 
 pytestmark = pytest.mark.model
 
@@ -54,7 +60,7 @@ def scored(
     scoring.close()
     backend.forget(0)
     assert scoring.evaluated == len({t[:n] for t in tree.sequences for n in range(1, len(t))})
-    return [tree.likelihood(index) for index in range(len(tree.sequences))]
+    return tree.likelihoods()
 
 
 @pytest.mark.parametrize("spare", [[], [2], [3, 1, 2]], ids=["alone", "one spare", "three spare"])
@@ -70,7 +76,144 @@ def test_a_tree_gives_each_choice_the_likelihood_it_has_alone(backend, seed, spa
     }
     if len(choices) < 2:
         choices |= {(words[0],), (words[0], words[1])}
-    tree = ChoiceTree(sorted(choices), backend.turn_end)
+    tree = ChoiceTree(sorted(choices))
     together = scored(backend, prompt, tree, spare, budget=dice.choice([1, 3, UBATCH]))
     for tokens, likelihood in zip(tree.sequences, together, strict=True):
-        assert math.isclose(likelihood, alone(backend, prompt, tokens), abs_tol=TOLERANCE * len(tokens))
+        if not any(other[: len(tokens)] == tokens != other for other in tree.sequences):
+            assert math.isclose(likelihood, alone(backend, prompt, tokens), abs_tol=TOLERANCE * len(tokens))
+
+
+CHOICES = ("warm", "cold", "cold and wet", "colder", "no reading at all")
+
+
+def ask(stage: Stage, key: int, text: str, choices: tuple[str, ...] = CHOICES, **fields) -> None:
+    stage.start(key, op="classify", prompt=text, choices=choices, **fields)
+
+
+def likelihoods(stage: Stage, key: int) -> list[float]:
+    return [score.logprob for score in stage.end(key).scores]
+
+
+def test_many_at_once_among_other_requests_get_the_scores_they_get_alone(backend):
+    prompts = [f"Sensor {n} says {'up ' * (n * 7 % 40)}and it is" for n in range(9)]
+    alone = {}
+    for key, prompt in enumerate(prompts):
+        stage = Stage(backend, OPTIONS)
+        ask(stage, key, prompt)
+        stage.play()
+        alone[key] = likelihoods(stage, key)
+    together = Stage(backend, OPTIONS, cache_bytes=1 << 26)
+    for key, prompt in enumerate(prompts):
+        ask(together, key, prompt)
+        together.start(100 + key, op="generate", prompt=prompt, max_tokens=5)
+        together.turn()
+    together.cancel(3)
+    together.play()
+    assert together.end(3).code == "cancelled"
+    for key in alone.keys() - {3}:
+        assert likelihoods(together, key) == pytest.approx(alone[key], abs=5 * TOLERANCE)
+        assert together.text(key) in CHOICES
+        assert together.end(100 + key).finish in {"stop", "length"}
+
+
+def test_what_scoring_left_behind_does_not_show_in_the_next_answer(backend):
+    prompt = "The pump is loud, the valve is open, the belt is new and the water in the tank is"
+    fresh = Stage(backend, OPTIONS)
+    fresh.start(1, op="generate", prompt=prompt, max_tokens=8)
+    fresh.play()
+    kept = Stage(backend, OPTIONS, cache_bytes=1 << 26)
+    ask(kept, 1, prompt)
+    kept.play()
+    kept.start(2, op="generate", prompt=prompt, max_tokens=8)
+    kept.play()
+    ask(kept, 3, prompt)
+    kept.play()
+    assert kept.text(2) == fresh.text(1)
+    assert likelihoods(kept, 3) == pytest.approx(likelihoods(kept, 1), abs=5 * TOLERANCE)
+
+
+def fake_stage(*, slots: int = 4, ubatch: int = 32, context: int = 64, **script) -> Stage:
+    options = msgspec.structs.replace(OPTIONS, slots=slots, ubatch=ubatch, context=context)
+    return Stage(FakeBackend(Script(**script), options), options)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_the_answer_that_the_model_would_give_has_nearly_all_the_probability(slots, recurrent):
+    stage = fake_stage(slots=slots, recurrent=recurrent, answer="no reading at all")
+    ask(stage, 1, "It is")
+    stage.play()
+    end = stage.end(1)
+    assert [score.choice for score in end.scores] == list(CHOICES)
+    assert stage.text(1) == "no reading at all"
+    assert end.scores[4].probability > 0.99
+    assert math.isclose(sum(score.probability for score in end.scores), 1.0)
+    assert end.scores[4].logprob == pytest.approx(17 * math.log(0.9))
+    assert end.usage.prompt_tokens == len("It is")
+    assert end.usage.completion_tokens > 0
+    assert stage.backend._cells == {}
+
+
+def test_a_choice_leaves_to_longer_ones_what_goes_on_as_they_do():
+    stage = fake_stage(answer="cold and wet")
+    ask(stage, 1, "It is", ("cold", "cold and wet"))
+    stage.play()
+    assert [math.exp(score.logprob) for score in stage.end(1).scores] == pytest.approx(
+        [0.9**4 - 0.9**12, 0.9**12]
+    )
+
+
+def test_choices_of_one_token_each_are_scored_without_a_step_after_the_prompt():
+    stage = fake_stage(answer="b")
+    ask(stage, 1, "x" * 20, ("a", "b", "c"))
+    stage.turn()
+    assert stage.end(1).usage.completion_tokens == 0
+    assert stage.text(1) == "b"
+
+
+def test_the_mean_does_not_favour_the_short_choice_and_the_sum_does():
+    scores = {}
+    for rule in ("sum", "mean"):
+        stage = fake_stage(answer="cool")
+        ask(stage, 1, "x", ("cool", "d"), scoring=rule)
+        stage.play()
+        scores[rule] = stage.end(1).scores
+    assert [score.logprob for score in scores["sum"]] == [score.logprob for score in scores["mean"]]
+    assert [score.tokens for score in scores["mean"]] == [4, 1]
+    shares = {rule: scores[rule][0].probability / scores[rule][1].probability for rule in scores}
+    assert shares["mean"] == pytest.approx(0.9 / (0.1 / 256))
+    assert shares["sum"] == pytest.approx(0.9**4 / (0.1 / 256))
+
+
+def test_a_prompt_that_leaves_no_room_for_its_choices_is_too_large():
+    stage = fake_stage(context=64)
+    ask(stage, 1, "x" * 60, ("a" * 5, "b" * 5))  # the last token of a choice is not evaluated
+    ask(stage, 2, "x" * 60, ("a" * 6, "b" * 5))
+    stage.play()
+    assert stage.end(1).finish == "stop"
+    assert stage.end(2).code == "too_large"
+
+
+def classify(text: str, *choices: str, **fields) -> Request:
+    fields = {"id": "c", "client": "test", "messages": (Message(role="user", content=text),), **fields}
+    return Request(op="classify", choices=choices, **fields)
+
+
+def test_a_box_says_how_likely_each_choice_is(tmp_path):
+    async def scenario():
+        async with running_service(smollm2_tree(), tmp_path) as box:
+            events = await box.events(
+                classify("What is the capital of France?", "Paris", "Berlin", "Paris and Rome")
+            )
+            last = events[-1]
+            assert isinstance(last, Finished)
+            assert [score.choice for score in last.scores] == ["Paris", "Berlin", "Paris and Rome"]
+            assert sum(score.probability for score in last.scores) == pytest.approx(1.0)
+            assert last.text == "Paris"
+            assert last.scores[0].probability > last.scores[1].probability
+            raw = classify("", "Berlin", "Rome", "Paris", messages=(), prompt="The capital of France is ")
+            assert (await box.events(raw))[-1].text == "Paris"
+            refused = (await box.events(classify("x", "a", "b", thinking=True)))[-1]
+            assert refused.code == "bad_request"
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))

@@ -11,15 +11,23 @@ from edged.api.requests import Message, Sampling
 from edged.ipc.messages import Start
 from edged.worker.scoring import ChoiceTree, at_a_word, softmax
 
-END = 99
 SEQUENCES = st.lists(
     st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=2, max_size=12, unique=True
 )
 
 
 def logprob(path: tuple[int, ...], token: int) -> float:
-    """A made-up model."""
-    return -(1 + (sum((n + 2) * t for n, t in enumerate(path)) * 7 + token * 13) % 29) / 3
+    """A made-up model of six tokens."""
+    weights = [(sum((n + 2) * t for n, t in enumerate(path)) * 7 + one * 13) % 29 / 4 for one in range(6)]
+    return weights[token] - math.log(sum(map(math.exp, weights)))
+
+
+def begun(tokens: tuple[int, ...]) -> float:
+    return sum(logprob(tokens[:n], token) for n, token in enumerate(tokens))
+
+
+def longer_than(tokens: tuple[int, ...], sequences) -> list[tuple[int, ...]]:
+    return [other for other in sequences if other != tokens and other[: len(tokens)] == tokens]
 
 
 def read_all(tree: ChoiceTree) -> list[tuple[int, ...]]:
@@ -42,17 +50,17 @@ def read_all(tree: ChoiceTree) -> list[tuple[int, ...]]:
 
 
 @given(SEQUENCES)
-def test_every_choice_gets_the_sum_over_its_tokens(sequences):
-    tree = ChoiceTree(sequences, END)
+def test_a_choice_gets_the_sum_over_its_tokens(sequences):
+    tree = ChoiceTree(sequences)
     read_all(tree)
-    for index, tokens in enumerate(tree.sequences):
-        expected = sum(logprob(tokens[:n], token) for n, token in enumerate(tokens))
-        assert math.isclose(tree.likelihood(index), expected)
+    for tokens, likelihood in zip(sequences, tree.likelihoods(), strict=True):
+        if not longer_than(tokens, sequences):
+            assert math.isclose(likelihood, begun(tokens))
 
 
 @given(SEQUENCES)
 def test_each_beginning_is_evaluated_once_and_no_last_token_is(sequences):
-    tree = ChoiceTree(sequences, END)
+    tree = ChoiceTree(sequences)
     seen = read_all(tree)
     assert len(seen) == len(set(seen))
     assert set(seen) == {tokens[:n] for tokens in tree.sequences for n in range(len(tokens))}
@@ -60,22 +68,25 @@ def test_each_beginning_is_evaluated_once_and_no_last_token_is(sequences):
 
 
 @given(SEQUENCES)
-def test_a_choice_ends_where_another_goes_on_and_nowhere_else(sequences):
-    tree = ChoiceTree(sequences, END)
-    for plain, whole in zip(sequences, tree.sequences, strict=True):
-        goes_on = any(other != plain and other[: len(plain)] == plain for other in sequences)
-        assert whole == ((*plain, END) if goes_on else plain)
+def test_no_answer_counts_for_two_choices(sequences):
+    """Those that begin with a choice are its own and those of the longer choices, and no others."""
+    tree = ChoiceTree(sequences)
+    read_all(tree)
+    own = {tokens: math.exp(value) for tokens, value in zip(sequences, tree.likelihoods(), strict=True)}
+    for tokens in sequences:
+        whole = own[tokens] + sum(own[other] for other in longer_than(tokens, sequences))
+        assert math.isclose(whole, math.exp(begun(tokens)), rel_tol=1e-5)
 
 
 def test_choices_of_one_token_each_need_the_prompt_alone():
-    tree = ChoiceTree([(1,), (2,), (3,)], END)
+    tree = ChoiceTree([(1,), (2,), (3,)])
     assert tree.width == 0
     assert tree.depth == 0
     assert list(tree.branches(())) == []
 
 
 def test_choices_that_part_late_share_their_beginning_in_one_run():
-    tree = ChoiceTree([(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6, 7, 8)], END)
+    tree = ChoiceTree([(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6, 7, 8)])
     assert list(tree.branches(())) == [(1, 2)]
     assert sorted(tree.branches((1, 2))) == [(3,), (6, 7)]
     assert tree.width == 2

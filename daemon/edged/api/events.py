@@ -57,8 +57,8 @@ class TokenLogprob(Struct, frozen=True):
 class Score(Struct, frozen=True):
     """``probability`` among the choices of one request, which sum to 1.
 
-    ``logprob`` is the natural logarithm of how likely the choice is as the model's answer, the sum over its
-    ``tokens``.
+    ``logprob`` is the natural logarithm of how likely the model's answer begins with the choice, and not with
+    a longer one: a sum over ``tokens``.
     """
 
     choice: str

@@ -1,10 +1,11 @@
 """How likely each of some choices is as the model's answer: their tokens as a tree, read in few steps.
 
-The log-probability of a choice is the sum over its tokens of ``log p(token | prompt, tokens before)``, each
-over the whole vocabulary. A choice with which another one begins ("yes", "yes, now") is followed by the token
-that ends a turn, so that it says "this and no more"; the others are not, for nothing competes there.
-The probabilities of a request are the softmax over its choices, of these sums (``sum``) or of their mean a
-token (``mean``), which does not favour short choices, but favours long ones that are certain once begun.
+How likely an answer begins with a choice is the product of ``p(token | prompt, tokens before)`` over its
+tokens, each among the whole vocabulary. Where one choice begins with another ("cold and wet", "cold"), the
+shorter one counts only the answers that do not go on as the longer: no answer counts for two choices.
+The probabilities of a request are the softmax over its choices of the logarithms of that (``sum``), or of
+these divided by the number of tokens (``mean``), which does not favour short choices, but favours long ones
+that are certain once begun.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edged.api.events import Score
 from edged.worker.backends.base import Run, State, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from edged.api.requests import ScoringRule
     from edged.ipc.messages import Start
@@ -29,6 +30,10 @@ Path: TypeAlias = tuple[int, ...]  # tokens after the prompt
 # A state above this is not copied where the sequence can be cut back instead: copying it there and back takes
 # about as long as the steps that are saved.
 COPY_BYTES = 32 << 20
+
+
+# What is left of a choice when all its answers seem to go on as longer ones: the rounding of a float32 sum.
+LEAST_SHARE = 1e-6
 
 
 class ChoiceError(Exception):
@@ -46,11 +51,8 @@ class Branch(Struct, frozen=True):
 class ChoiceTree:
     """Choices as sequences of tokens, and which of their beginnings must be evaluated to score them. Pure."""
 
-    def __init__(self, choices: Sequence[Sequence[int]], end: int | None) -> None:
-        plain = [tuple(tokens) for tokens in choices]
-        beginnings = {tokens[:length] for tokens in plain for length in range(len(tokens))}
-        ends = () if end is None else (end,)
-        self.sequences = [tokens + ends if tokens in beginnings else tokens for tokens in plain]
+    def __init__(self, choices: Iterable[Sequence[int]]) -> None:
+        self.sequences = [tuple(tokens) for tokens in choices]
         self._next: dict[
             Path, dict[int, float]
         ] = {}  # a beginning → the log-probabilities of what may follow
@@ -84,10 +86,27 @@ class ChoiceTree:
                 run += (more[0],)
             yield run
 
-    def likelihood(self, index: int) -> float:
-        """The log-probability of a choice, once all its beginnings were learnt."""
-        sequence = self.sequences[index]
+    def likelihoods(self) -> list[float]:
+        """The log-probability of each choice that was learnt: answers that go on as a longer one left out."""
+        begun = {sequence: self._begun(sequence) for sequence in self.sequences}
+        return [
+            logprob + math.log(max(LEAST_SHARE, 1 - self._longer(sequence, begun)))
+            for sequence, logprob in ((one, begun[one]) for one in self.sequences)
+        ]
+
+    def _begun(self, sequence: Path) -> float:
+        """The log-probability that an answer begins with ``sequence``."""
         return math.fsum(self._next[sequence[:length]][token] for length, token in enumerate(sequence))
+
+    def _longer(self, sequence: Path, begun: Mapping[Path, float]) -> float:
+        """The share of the answers beginning with ``sequence`` that go on as another choice."""
+        if sequence not in self._next:
+            return 0.0
+        longer = {
+            other for other in begun if len(other) > len(sequence) and other[: len(sequence)] == sequence
+        }
+        nearest = [one for one in longer if not any(one[:n] in longer for n in range(len(one)))]
+        return math.fsum(math.exp(begun[one] - begun[sequence]) for one in nearest)
 
     def _inner(self, path: Path) -> list[int]:
         return [token for token in self._next[path] if (*path, token) in self._next]
@@ -146,7 +165,7 @@ class Scoring:
 
     def scores(self, choices: Sequence[str], scoring: ScoringRule) -> tuple[Score, ...]:
         """One for each of ``choices``, the texts of the tree's, in their order."""
-        sums = [self._tree.likelihood(index) for index in range(len(choices))]
+        sums = self._tree.likelihoods()
         lengths = [len(sequence) for sequence in self._tree.sequences]
         weights = sums if scoring == "sum" else [s / n for s, n in zip(sums, lengths, strict=True)]
         return tuple(map(Score, choices, softmax(weights), sums, lengths))
@@ -206,7 +225,7 @@ def choice_tree(backend: Backend, order: Start) -> ChoiceTree:
     for choice, tokens in zip(order.choices, sequences, strict=True):
         if not tokens:
             raise ChoiceError(f"choices: {choice!r} has no tokens in this model's vocabulary")
-    return ChoiceTree(sequences, backend.turn_end)
+    return ChoiceTree(sequences)
 
 
 def best(scores: Sequence[Score]) -> str:

@@ -55,7 +55,6 @@ class Backend(Protocol):
     model_name: str
     context: int  # tokens one sequence may hold
     rows: int  # of logits that one step may give
-    turn_end: int | None  # the token with which an answer ends, if the vocabulary has one
     can_truncate: bool  # a sequence can be cut back to any length: every layer keeps every token
 
     def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:

@@ -65,7 +65,6 @@ class FakeBackend:
 
     engine = "fake 1"
     model_name = "fake"
-    turn_end: int | None = END
 
     def __init__(self, script: Script, options: EngineOptions) -> None:
         self.context = options.context

@@ -52,7 +52,6 @@ class LlamaBackend:
         self.can_truncate = not recurrent and self._window == 0
         self.context = min(options.context, api.llama_n_ctx_seq(context))
         self.rows = options.slots
-        self.turn_end = _first_token(api.llama_vocab_eot(self._vocab), api.llama_vocab_eos(self._vocab))
         self.model_name = self._meta("general.name") or "model"
         self._template = self._chat_template()
 
@@ -204,11 +203,6 @@ class LlamaBackend:
             return ChatTemplate(source.decode("utf-8", "replace"), bos=self._bos_text, eos=eos)
         except TemplateError as error:
             raise LoadError(str(error)) from error
-
-
-def _first_token(*tokens: int) -> int | None:
-    """The first that the vocabulary has."""
-    return next((token for token in tokens if token >= 0), None)
 
 
 def _address(state: State) -> object:

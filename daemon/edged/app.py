@@ -111,6 +111,7 @@ class App:
                 continue
             decision = self._policy.step(sample)
             self.service.shed(decision.why if decision.verdict is not Verdict.OK else "")
+            self._engine.cache(allowed=decision.verdict is Verdict.OK)
             if decision.verdict is Verdict.RECYCLE:
                 self._engine.recycle(decision.why)
 

@@ -9,26 +9,37 @@ from edged.api.events import Channel, Delta, Event, Finished, Terminal, Timings,
 
 if TYPE_CHECKING:
     from edged.api.requests import Request, ToolCall
-    from edged.ipc.messages import Done, Token
+    from edged.ipc.messages import Done, Start, Token
+
+
+MOST_UNREAD = 64  # deltas; a reader of a stream is seconds behind then
+FEW_UNREAD = 16  # by the time they are read the next ones are there
 
 
 class Job:
     """Lives from acceptance to its one terminal event."""
 
-    def __init__(self, request: Request, now: float, deadline: float) -> None:
+    def __init__(self, request: Request, order: Start, now: float, deadline: float) -> None:
         self.request = request
+        self.order = order
         self.accepted_at = now
         self.deadline = deadline
         self.started_at = now
         self.first_at: float | None = None
         self.ticket = 0
         self.key: int | None = None
-        self.events: asyncio.Queue[Event] = asyncio.Queue()  # bounded by max_tokens deltas and one terminal
+        self.events: asyncio.Queue[Event] = asyncio.Queue()  # bounded by pausing, see ``behind``
         self.ended = False
+        self.paused = False  # the engine was told to wait for the reader
         self._deltas = 0
         self._said: dict[Channel, list[str]] = {"text": [], "reasoning": []}
         self._tool_calls: list[ToolCall] = []
         self._logprobs: list[TokenLogprob] = []
+
+    @property
+    def behind(self) -> bool:
+        """The reader has so much to take that the answer should wait for it."""
+        return self.events.qsize() >= (FEW_UNREAD if self.paused else MOST_UNREAD)
 
     def delta(self, token: Token) -> None:
         """Tell what ``token`` adds to the answer, if anything."""

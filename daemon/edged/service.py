@@ -15,12 +15,13 @@ from msgspec import structs
 from edged import __version__
 from edged.api.errors import Busy, Cancelled, Draining, EdgeError, EngineLost, Expired, Loading, MemoryGuard
 from edged.api.events import Accepted, Failed, Finished, Terminal, Timings
-from edged.api.requests import Limits, Message, Sampling, check
+from edged.api.requests import Limits, check
 from edged.api.status import Condition, Counters, EngineState, Info, ModelInfo, ServiceState, Status
 from edged.api.status import Limits as StatusLimits
 from edged.host.quiet import QuietLog
-from edged.ipc.messages import Done, Rejected, Start, Token
+from edged.ipc.messages import Done, Rejected, Token
 from edged.job import Job
+from edged.order import order_of
 from edged.scheduling.admission import Admission
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class EdgeService:
             yield Accepted(id=request.id, position=ahead, eta_s=self._eta_s(ahead))
             while True:
                 event = await job.events.get()
+                self._pace(job)
                 yield event
                 if isinstance(event, Finished | Failed):
                     return
@@ -176,11 +178,17 @@ class EdgeService:
             self._abort(job, error)
 
     def expire(self) -> None:
-        """End waiting requests whose time has run out; called once a second."""
-        for job in self._queue.expired(self._clock()):
+        """End requests whose time has run out; called once a second.
+
+        The worker ends those it works on by itself, and sooner, unless one step takes it that long.
+        """
+        now = self._clock()
+        for job in self._queue.expired(now):
             self._end(
                 job, Failed.of(job.request.id, Expired("the request waited longer than its time to live"))
             )
+        for job in [job for job in self._jobs.values() if job.key is not None and job.deadline <= now]:
+            self._abort(job, Expired("the request's time to live ran out before its answer was complete"))
 
     def dispatch(self) -> None:
         """Give waiting requests to free slots; called whenever either may have changed.
@@ -197,7 +205,8 @@ class EdgeService:
                 self._end(job, Failed.of(job.request.id, error))
                 continue
             job.started_at = self._clock()
-            job.key = engine.start(self._order(job.request), _JobSink(self, job))
+            order = structs.replace(job.order, ttl_s=job.deadline - job.started_at)
+            job.key = engine.start(order, _JobSink(self, job))
 
     # --- what a job's sink uses -----------------------------------------------------------
 
@@ -208,6 +217,7 @@ class EdgeService:
         if isinstance(message, Token):
             job.first_at = job.first_at or self._clock()
             job.delta(message)
+            self._pace(job)
         elif isinstance(message, Rejected):
             self._end(job, Failed(id=job.request.id, code=message.code, message=message.message))
         else:
@@ -221,6 +231,7 @@ class EdgeService:
     def _accept(self, request: Request) -> tuple[Job, int]:
         """Queue ``request`` or raise the EdgeError that says why not."""
         check(request, self.limits)
+        order = order_of(request, self._config)
         if self._draining:
             raise Draining("the daemon is stopping", retry_after_s=10.0)
         if self._shed_why:
@@ -231,7 +242,7 @@ class EdgeService:
         if name in self._jobs:
             raise Busy("a request with this id is being answered", retry_after_s=5.0)
         now = self._clock()
-        job = Job(request, now, now + (request.ttl_s or self._config.limits.default_ttl_s))
+        job = Job(request, order, now, now + (request.ttl_s or self._config.limits.default_ttl_s))
         try:
             job.ticket, ahead = self._queue.offer(job, priority=request.priority, deadline=job.deadline)
         except Busy as error:
@@ -241,39 +252,6 @@ class EdgeService:
         self._counters = structs.replace(self._counters, accepted=self._counters.accepted + 1)
         self.dispatch()
         return job, ahead if job.key is None else 0
-
-    def _order(self, request: Request) -> Start:
-        model = self._config.model
-        limits = self._config.limits
-        messages = request.messages
-        if messages and model.system and messages[0].role != "system":
-            messages = (Message(role="system", content=model.system), *messages)
-        chosen = {
-            name: value for name, value in structs.asdict(request.sampling).items() if value is not None
-        }
-        sampling: Sampling = structs.replace(model.sampling, **chosen)
-        return Start(
-            key=0,
-            op=request.op,
-            messages=messages,
-            prompt=request.prompt,
-            max_tokens=request.max_tokens or limits.default_max_tokens,
-            stop=request.stop,
-            sampling=sampling,
-            thinking=request.op == "chat"
-            and (model.thinking if request.thinking is None else request.thinking),
-            thinking_budget=request.thinking_budget,
-            choices=request.choices,
-            scoring=request.scoring,
-            schema=request.schema,
-            json_mode=request.json_mode,
-            tools=request.tools,
-            tool_choice=request.tool_choice,
-            parallel_tool_calls=request.parallel_tool_calls,
-            logprobs=request.logprobs,
-            inputs=request.inputs,
-            priority=request.priority,
-        )
 
     def _finish(self, job: Job, done: Done) -> None:
         now = self._clock()
@@ -289,6 +267,13 @@ class EdgeService:
             self._total_s.append(now - job.started_at)
             if done.decode_ms > 0 and done.usage.completion_tokens > 1:
                 self._decode_tps.append((done.usage.completion_tokens - 1) / done.decode_ms * 1000)
+
+    def _pace(self, job: Job) -> None:
+        """Let an answer wait for a reader that is far behind, and go on when it is not."""
+        if self._engine is None or job.key is None or job.ended or job.behind == job.paused:
+            return
+        job.paused = job.behind
+        (self._engine.pause if job.paused else self._engine.resume)(job.key)
 
     def _abort(self, job: Job, error: EdgeError) -> bool:
         """End a job from this side: out of the queue, or out of its slot."""

@@ -120,9 +120,9 @@ def explain(key: str | None) -> None:
     if below:
         _list(below)
         return
-    setting = next(item for item in settings(Config()) if item.key == key)
+    setting = next((item for item in settings(Config()) if item.key == key), None)
     click.echo(f"  type     {_type_name(key)}")
-    click.echo(f"  default  {_toml(setting.default)}")
+    click.echo(f"  default  {_toml(setting.default if setting else None)}")
     for name, rule, _holds in RULES:
         if name == key:
             click.echo(f"  rule     {rule}")
@@ -139,6 +139,10 @@ def _settings(value: Struct, default: Struct, prefix: str) -> Iterator[Setting]:
         ours, theirs = getattr(value, name), getattr(default, name)
         if isinstance(ours, Struct):
             yield from _settings(ours, theirs, f"{prefix}{name}.")
+        elif isinstance(ours, dict):
+            for entry, table in ours.items():
+                for key in table.__struct_fields__:
+                    yield Setting(f"{prefix}{name}.{entry}.{key}", getattr(table, key), None)
         else:
             yield Setting(f"{prefix}{name}", ours, theirs)
 
@@ -222,4 +226,6 @@ def _type_name(key: str) -> str:
         return "one of " + text.removeprefix("Literal[").removesuffix("]").replace("'", '"')
     if text.startswith("tuple"):
         return "list of texts"
+    if text.startswith("dict"):
+        return "named tables"
     return words.get(text.removesuffix(" | None"), text) + (" (optional)" if "None" in text else "")

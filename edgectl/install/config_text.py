@@ -33,6 +33,10 @@ def _table(value: Struct, default: Struct, name: str) -> Iterator[str]:
         ours, theirs = getattr(value, key), getattr(default, key)
         if isinstance(ours, Struct):
             tables.append((ours, theirs, f"{name}.{key}".lstrip(".")))
+        elif isinstance(ours, dict):
+            tables += [
+                (table, type(table)(), f"{name}.{key}.{entry}".lstrip(".")) for entry, table in ours.items()
+            ]
         elif ours != theirs and ours is not None:
             plain.append(f"{key} = {toml(ours)}")
     if plain:

@@ -57,6 +57,15 @@ def test_show_as_json_names_the_keys_that_differ(file, capsys):
     assert shown["values"]["limits"]["queue"] == Config().limits.queue
 
 
+def test_templates_are_shown_as_they_are_written(file, capsys):
+    file.write_text(file.read_text() + '[templates.door-camera]\nsystem = "Say \\"who\\"."\n')
+    assert run(cli, ["config", "show", str(file)]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    assert shown["templates"] == {"door-camera": {"system": 'Say "who".'}}
+    assert run(cli, ["config", "explain", "templates"]) == 0
+    assert "named tables" in capsys.readouterr().out
+
+
 def test_a_key_is_explained_with_type_default_and_rule(capsys):
     assert run(cli, ["config", "explain", "limits.default_max_tokens"]) == 0
     shown = capsys.readouterr().out

@@ -34,6 +34,9 @@ BREAKING: dict[tuple[str, str], object] = {
     ("limits.default_ttl_s", "must be above 0"): math.nan,
     ("limits.max_reply_bytes", "must be between 256 and 268435455"): 10**30,
     ("memory.budget_mib", MEMORY_RULE): -1,
+    ("memory.cache_mib", MEMORY_RULE): 1 << 25,
+    ("memory.cache_mib", "must be smaller than memory.budget_mib"): (200, {"budget_mib": 200}),
+    ("memory.keep_prefixes", "must be between 0 and 64"): 65,
     ("memory.cgroup_max_mib", MEMORY_RULE): 10**30,
     ("memory.min_available_mib", MEMORY_RULE): 1 << 25,
     ("engine.hang_timeout_s", "must be at least 1"): 0.5,
@@ -50,6 +53,8 @@ BREAKING: dict[tuple[str, str], object] = {
     ("http.max_body_bytes", "must be at least 1024"): 0,
     ("http.max_connections", "must be between 1 and 4096"): 0,
     ("http.host", "anything wider than loopback needs http.api_key_file"): "0.0.0.0",
+    ("templates", "names have 1 to 48 characters of A-Z a-z 0-9 _ -"): {"a b": {"system": "Be brief."}},
+    ("templates", "at most 64 are allowed, each with a system message"): {"door": {}},
     ("http.enabled", "HTTP and MQTT cannot both be off"): False,
     ("model.sampling.temperature", "must be between 0 and 5"): math.nan,
     ("model.sampling.top_p", "must be between 0 and 1"): 1.5,
@@ -89,6 +94,17 @@ def test_the_table_of_breaking_values_is_complete():
 @pytest.mark.parametrize(("key", "text"), BREAKING, ids=lambda part: part if "." in part else None)
 def test_each_rule_is_told_with_its_key_when_it_alone_is_broken(key, text):
     assert problems(tree_with(key, BREAKING[key, text])) == (f"{key}: {text}",)
+
+
+def test_templates_have_names_of_their_own_and_the_keys_of_a_template():
+    tree = {**GOOD, "templates": {"door-camera": {"system": "Say who is at the door."}}}
+    assert parse(tree).templates["door-camera"].system == "Say who is at the door."
+    assert problems({**GOOD, "templates": {"door": {"sytem": "x"}, "gate": 5}}) == (
+        "templates.door.sytem: there is no such key; did you mean templates.door.system?",
+        "templates.gate: is a table, write [templates.gate]",
+        "templates: at most 64 are allowed, each with a system message",
+    )
+    assert problems({**GOOD, "templates": []}) == ("templates: is a table of tables, write [templates.NAME]",)
 
 
 def test_defaults_keep_every_rule_but_the_model_that_must_be_named():

@@ -217,6 +217,7 @@ def test_a_configuration_written_and_read_is_the_same():
         "model": {"path": "/opt/m.gguf", "mmap": False, "sampling": {"temperature": 0.2, "top_k": 40}},
         "mqtt": {"reply_prefixes": ["a/b", "c"], "username": "x", "password_file": "/run/pw"},
         "limits": {"default_ttl_s": 12.5},
+        "templates": {"door-camera": {"system": "Who is it?"}, "gate_2": {"system": "Open?\n"}},
     }
     config = parse(tree_of)
     assert parse(tomllib.loads(config_text(config))) == config

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from edged.api.requests import Sampling
 
 NODE_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,48}")
+TEMPLATE_NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,48}")  # needs no quotes in TOML
 MIB = 1 << 20
 
 
@@ -49,9 +50,11 @@ class Limits(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Memory(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``budget_mib`` bounds RssAnon + swap of the worker; 0 measures without enforcing."""
+    """``budget_mib`` bounds RssAnon + swap of the worker, cache included; 0 measures without enforcing."""
 
     budget_mib: int = 0
+    cache_mib: int = 64  # beginnings of prompts; 500 tokens take from 11 MiB (SmolLM2) to 66 (Qwen3.5-4B)
+    keep_prefixes: int = 0  # system messages whose evaluation is kept on disk over restarts
     cgroup_max_mib: int = 0  # memory.max of the worker's own cgroup leaf, file pages included; 0: none
     min_available_mib: int = 64  # of the host; below it new requests are shed
 
@@ -93,6 +96,12 @@ class Discovery(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     enabled: bool = True
 
 
+class Template(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A prompt that lives on the box: requests name it instead of sending it."""
+
+    system: str = ""  # must be there
+
+
 class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -121,3 +130,4 @@ class Config(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     discovery: Discovery = field(default_factory=Discovery)
     log: Log = field(default_factory=Log)
     plan: Plan = field(default_factory=Plan)
+    templates: dict[str, Template] = field(default_factory=dict)

@@ -46,6 +46,10 @@ EXPLANATIONS: dict[str, str] = {
         "Most MiB of the engine's own memory (anonymous + swap); above it work is shed, then the engine is"
         " restarted. 0 measures only."
     ),
+    "memory.cache_mib": (
+        "MiB, within the budget, for what prompts have in common, so that it is read once; 0 keeps nothing."
+    ),
+    "memory.keep_prefixes": "Evaluated system messages kept on disk, so that a restart need not read them.",
     "memory.cgroup_max_mib": (
         "memory.max in MiB of the engine's own control group, mapped model pages included; 0 sets none."
     ),
@@ -84,6 +88,7 @@ EXPLANATIONS: dict[str, str] = {
         "Predicted MiB of the engine's own memory with every context full, repacked weights not counted."
     ),
     "plan.speed": "Whether the predicted speed comes from a measurement of this computer or is an estimate.",
+    "templates": "Prompts that live on the box: [templates.NAME] has a system message that requests name.",
     "log": "What is logged.",
     "log.level": "Least severity that is logged; prompts and answers never are.",
 }

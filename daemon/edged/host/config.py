@@ -8,12 +8,12 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct, structs
 
-from edged.api.config import NODE_PATTERN, Config
+from edged.api.config import NODE_PATTERN, TEMPLATE_NAME_PATTERN, Config
 from edged.api.errors import ConfigInvalid
 from edged.api.requests import SAMPLING_RANGES, in_range
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_MIB = 1 << 24  # 16 TiB; in bytes it still fits the integers of JSON and msgpack
+MAX_TEMPLATES = 64
 MEMORY_RULE = f"must be between 0 and {MAX_MIB} MiB"
 
 
@@ -77,12 +78,29 @@ def _section(tree: dict[str, Any], kind: type[Struct], prefix: str, problems: li
                 values[key] = wanted(**_section(value, wanted, f"{name}.", problems))
             else:
                 problems.append(f"{name}: is a table, write [{name}]")
+        elif get_origin(wanted) is dict:
+            values[key] = _named_tables(value, get_args(wanted)[1], name, problems)
         else:
             try:
                 values[key] = msgspec.convert(value, wanted)
             except msgspec.ValidationError as error:
                 problems.append(f"{name} = {masked(name, value)}: {str(error).split(' - at')[0]}")
     return values
+
+
+def _named_tables(value: Any, kind: type[Struct], name: str, problems: list[str]) -> dict[str, Struct]:
+    """The tables below ``name``, whose own names are the user's."""
+    if not isinstance(value, dict):
+        problems.append(f"{name}: is a table of tables, write [{name}.NAME]")
+        return {}
+    tables = {}
+    for inner, table in value.items():
+        shown = f"{name}.{_shown(inner)}"
+        if not isinstance(table, dict):
+            problems.append(f"{shown}: is a table, write [{shown}]")
+            continue
+        tables[inner] = kind(**_section(table, kind, f"{shown}.", problems))
+    return tables
 
 
 def _shown(key: str) -> str:
@@ -158,6 +176,13 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         lambda c: 256 <= c.limits.max_reply_bytes < 1 << 28,
     ),
     ("memory.budget_mib", MEMORY_RULE, lambda c: 0 <= c.memory.budget_mib <= MAX_MIB),
+    ("memory.cache_mib", MEMORY_RULE, lambda c: 0 <= c.memory.cache_mib <= MAX_MIB),
+    (
+        "memory.cache_mib",
+        "must be smaller than memory.budget_mib",
+        lambda c: c.memory.budget_mib <= 0 or c.memory.cache_mib < c.memory.budget_mib,
+    ),
+    ("memory.keep_prefixes", "must be between 0 and 64", lambda c: 0 <= c.memory.keep_prefixes <= 64),
     ("memory.cgroup_max_mib", MEMORY_RULE, lambda c: 0 <= c.memory.cgroup_max_mib <= MAX_MIB),
     ("memory.min_available_mib", MEMORY_RULE, lambda c: 0 <= c.memory.min_available_mib <= MAX_MIB),
     ("engine.hang_timeout_s", "must be at least 1", lambda c: c.engine.hang_timeout_s >= 1),
@@ -185,6 +210,16 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         "http.host",
         "anything wider than loopback needs http.api_key_file",
         lambda c: is_loopback(c.http.host) or bool(c.http.api_key_file) or not c.http.enabled,
+    ),
+    (
+        "templates",
+        "names have 1 to 48 characters of A-Z a-z 0-9 _ -",
+        lambda c: all(TEMPLATE_NAME_PATTERN.fullmatch(name) for name in c.templates),
+    ),
+    (
+        "templates",
+        f"at most {MAX_TEMPLATES} are allowed, each with a system message",
+        lambda c: len(c.templates) <= MAX_TEMPLATES and all(one.system for one in c.templates.values()),
     ),
     ("http.enabled", "HTTP and MQTT cannot both be off", lambda c: c.http.enabled or c.mqtt.enabled),
     *(

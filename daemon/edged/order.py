@@ -1,0 +1,65 @@
+"""What the worker is told to do for a request: the configuration fills in what the request leaves open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from edged.api.errors import BadRequest
+from edged.api.requests import Message, Sampling
+from edged.ipc.messages import Start
+
+if TYPE_CHECKING:
+    from edged.api.config import Config
+    from edged.api.requests import Request
+
+
+def order_of(request: Request, config: Config) -> Start:
+    """Without key and time to live. Raises BadRequest when the request's template cannot be used."""
+    model = config.model
+    chosen = {name: value for name, value in structs.asdict(request.sampling).items() if value is not None}
+    sampling: Sampling = structs.replace(model.sampling, **chosen)
+    return Start(
+        key=0,
+        op=request.op,
+        messages=_messages(request, config),
+        prompt=request.prompt,
+        max_tokens=request.max_tokens or config.limits.default_max_tokens,
+        stop=request.stop,
+        sampling=sampling,
+        thinking=request.op == "chat" and (model.thinking if request.thinking is None else request.thinking),
+        thinking_budget=request.thinking_budget,
+        choices=request.choices,
+        scoring=request.scoring,
+        schema=request.schema,
+        json_mode=request.json_mode,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        logprobs=request.logprobs,
+        inputs=request.inputs,
+        priority=request.priority,
+    )
+
+
+def _messages(request: Request, config: Config) -> tuple[Message, ...]:
+    """The conversation, with the system message of its template or of the model when it has none itself."""
+    messages = request.messages
+    brings_one = bool(messages) and messages[0].role == "system"
+    system = _template(request, config) if request.template else config.model.system
+    if request.template and brings_one:
+        raise BadRequest("template: the conversation has a system message already; leave one of them out")
+    if not messages or brings_one or not system:
+        return messages
+    return (Message(role="system", content=system), *messages)
+
+
+def _template(request: Request, config: Config) -> str:
+    found = config.templates.get(request.template)
+    if found is None:
+        known = ", ".join(sorted(config.templates)) or "none"
+        raise BadRequest(f"template: there is no {request.template[:48]!r} here; known are: {known}")
+    if not request.messages:
+        raise BadRequest(f"template: it begins a conversation, so it needs messages; {request.op} has none")
+    return found.system

@@ -73,14 +73,17 @@ def test_a_running_request_ends_when_its_time_is_over_and_frees_its_slot(tmp_pat
     run(scenario())
 
 
-def test_time_runs_out_while_an_answer_waits_for_its_reader(tmp_path):
+def test_an_answer_that_waits_for_its_reader_lends_its_slot_until_its_time_is_over(tmp_path):
     async def scenario():
         model = fake_model(tmp_path, answer=LONG)
         async with running_service(fake_tree(model, model={"slots": 1}), tmp_path) as box:
             await box.ready()
-            slow = box.service.submit(chat("hi", max_tokens=2000, ttl_s=0.5))
+            slow = box.service.submit(chat("hi", max_tokens=2000, ttl_s=1.0))
             await anext(slow)
-            assert (await box.ask("hi", max_tokens=3, ttl_s=30.0)).text == LONG[:3]
+            job = next(iter(box.service._jobs.values()))
+            await until(lambda: job.paused, "the answer to wait for its reader")
+            assert (await box.ask("hi", max_tokens=3)).text == LONG[:3]
+            await until(lambda: job.ended, "its time to be over")
             assert (await drain(slow))[-1].code == "expired"
 
     run(scenario())

@@ -242,3 +242,131 @@ def test_any_mix_gives_each_the_answer_it_gets_alone(seed, kind):
         if key not in gone:
             assert alone.ask(key, text, **fields) == box.text(key)
             assert alone.end(key).usage.prompt_tokens == box.end(key).usage.prompt_tokens
+
+
+LONG = " ".join(str(number * number) for number in range(60))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cache_bytes", [0, CACHE])
+def test_a_paused_answer_says_no_more_and_goes_on_where_it_was(kind, cache_bytes):
+    box = stage(slots=2, cache_bytes=cache_bytes, **kind)
+    box.start(1, LONG, max_tokens=500)
+    box.turn(40)
+    box.pause(1)
+    box.turn()
+    said = box.text(1)
+    assert said
+    box.start(2, "the other one")
+    box.turn(60)
+    assert (box.text(1), box.text(2)) == (said, "echo: the other one")
+    assert box.loop.idle
+    assert box.busy[-1] is False
+    box.resume(1)
+    box.play()
+    assert box.text(1) == "echo: " + LONG
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cache_bytes", [0, 900, CACHE])
+def test_a_paused_answer_lends_its_slot_and_goes_on_when_it_has_one_again(kind, cache_bytes):
+    box = stage(slots=1, cache_bytes=cache_bytes, **kind)
+    box.start(1, LONG, max_tokens=500)
+    box.turn(60)
+    box.pause(1)
+    for key in (2, 3):
+        assert box.ask(key, f"n{key}") == f"echo: n{key}"
+    said = box.text(1)
+    assert box.loop.idle
+    box.start(4, "at work")
+    box.turn(2)
+    box.resume(1)
+    box.turn()
+    assert box.text(1) == said
+    box.play()
+    assert (box.text(1), box.text(4)) == ("echo: " + LONG, "echo: at work")
+    assert box.end(1).usage.completion_tokens == len("echo: " + LONG) + 1
+
+
+def test_what_a_lent_slot_had_evaluated_is_not_evaluated_again():
+    box = stage(slots=1, recurrent=True)
+    box.start(1, LONG, max_tokens=500)
+    box.turn(60)
+    box.pause(1)
+    box.ask(2, "other")
+    before, said = box.evaluated, len(box.text(1))
+    box.resume(1)
+    box.play()
+    assert box.evaluated - before == len("echo: " + LONG) + 1 - said
+
+
+@pytest.mark.parametrize("parked", [False, True])
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_a_paused_answer_can_end(parked, end):
+    box = stage(slots=1)
+    box.start(1, LONG, max_tokens=500, ttl_s=10.0)
+    box.turn(60)
+    box.pause(1)
+    box.turn()
+    if parked:
+        box.ask(2, "other")
+    if end == "cancelled":
+        box.cancel(1)
+    box.now = 10.0
+    box.play()
+    assert box.end(1).code == end
+    assert box.ask(3, "next") == "echo: next"
+
+
+def test_time_runs_out_in_every_state_and_costs_the_others_nothing():
+    box = stage(slots=2)
+    box.start(1, LONG, max_tokens=500, ttl_s=5.0)  # answers
+    box.turn(40)
+    box.start(2, "q" * 300, ttl_s=5.0)  # reads
+    box.turn(2)
+    box.start(3, "waits for a slot", ttl_s=5.0)
+    box.start(4, "has time")
+    box.turn()
+    box.now = 4.9
+    box.turn()
+    assert not any(box.ended(key) for key in range(1, 5))
+    box.now = 5.0
+    box.turn()
+    assert [box.end(key).code for key in (1, 2, 3)] == ["expired"] * 3
+    box.play()
+    assert box.text(4) == "echo: has time"
+
+
+def test_a_loop_with_nothing_but_paused_answers_sleeps_until_the_first_deadline():
+    box = stage(slots=1)
+    box.start(1, LONG, max_tokens=500, ttl_s=0.01)
+    box.turn(60)
+    box.pause(1)
+    box.turn()
+    assert box.loop.idle
+    box.now = 0.01
+    box.loop.turn(wait=True)  # with no message it would wait for ever
+    assert box.end(1).code == "expired"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(10))
+def test_pausing_and_resuming_in_any_order_changes_no_answer(seed, kind):
+    dice = random.Random(seed)
+    cache = dice.choice([0, 2000, CACHE])
+    box = stage(slots=dice.randint(1, 3), ubatch=dice.randint(8, 40), cache_bytes=cache, **kind)
+    jobs = {key: LONG[: dice.randint(0, 200)] for key in range(8)}
+    for key, text in jobs.items():
+        box.start(key, text, max_tokens=500, system=dice.choice(["", SYSTEM]))
+    for _ in range(400):
+        move = dice.random()
+        if move < 0.1:
+            box.pause(dice.choice(list(jobs)))
+        elif move < 0.2:
+            box.resume(dice.choice(list(jobs)))
+        box.turn()
+    for key in jobs:
+        box.resume(key)
+    box.play()
+    for key, text in jobs.items():
+        assert box.text(key) == "echo: " + text

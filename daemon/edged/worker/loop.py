@@ -57,6 +57,7 @@ class DecodeLoop:
         self._progressed = progressed
         self._busy = busy
         self._active: dict[int, Slot] = {}  # key → slot, in order of arrival
+        self._parked: dict[int, Slot] = {}  # paused, and their sequence was given to others
         self._waiting = WaitingRoom()
         self._clock = clock
         self._prompts = PromptReader(backend, share=cache_bytes > 0)
@@ -67,7 +68,7 @@ class DecodeLoop:
     def idle(self) -> bool:
         """Nothing to do before another message comes, or a deadline."""
         at_work = self._at_work or self._scoring
-        return not (at_work or self._measures or (self._waiting and self._free))
+        return not (at_work or self._measures or (self._waiting and self._free) or self._resumed)
 
     @property
     def _at_work(self) -> list[Slot]:
@@ -83,6 +84,11 @@ class DecodeLoop:
         """The slots that have read their prompt and score choices."""
         return [slot for slot in self._active.values() if slot.scoring is not None]
 
+    @property
+    def _resumed(self) -> list[Slot]:
+        """The slots that could go on, had they a sequence."""
+        return [slot for slot in self._parked.values() if not slot.paused]
+
     def run(self) -> None:
         """Serve for ever; the process ends when the supervisor hangs up."""
         while True:
@@ -92,6 +98,7 @@ class DecodeLoop:
         """Take in messages (blocking for one when ``wait``), then compute one step."""
         self._receive(wait=wait)
         self._expire()
+        self._make_way()
         for request in self._waiting:
             if self._free and self._sharing.leader(request.prompt, self._active.values()) is None:
                 self._waiting.remove(request.order.key)
@@ -110,6 +117,21 @@ class DecodeLoop:
             order = self._measures.popleft()
             self._send(run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed))
 
+    def _make_way(self) -> None:
+        """Let others have the sequences of answers that wait for their readers, and take them back."""
+        resumed = self._resumed
+        for slot in [slot for slot in self._active.values() if slot.paused and slot.decoding]:
+            if len(self._free) >= len(resumed) + len(self._waiting):
+                break
+            self._sharing.park(slot)
+            self._vacate(slot)
+            self._parked[slot.key] = slot
+        for slot in resumed[: len(self._free)]:
+            del self._parked[slot.key]
+            slot.index = self._free.pop()
+            self._active[slot.key] = slot
+            self._sharing.resume(slot)
+
     def _receive(self, *, wait: bool) -> None:
         if wait:
             self._busy(False)  # noqa: FBT003 - the name of the callable says what it is
@@ -122,7 +144,8 @@ class DecodeLoop:
 
     def _next_message(self) -> ToLoop | None:
         """The next message; None when a deadline comes first."""
-        deadline = min((one.deadline for one in (*self._active.values(), *self._waiting)), default=math.inf)
+        pending = (*self._active.values(), *self._parked.values(), *self._waiting)
+        deadline = min((one.deadline for one in pending), default=math.inf)
         left_s = None if deadline == math.inf else max(0.0, deadline - self._clock())
         try:
             return self._inbox.get(timeout=left_s)
@@ -139,14 +162,17 @@ class DecodeLoop:
                 self._sharing.shrink(message.to_bytes)
             case Cancel():
                 self._end(message.key, "cancelled", "the request was cancelled")
-            case Pause() | Resume() if (slot := self._active.get(message.key)) is not None:
+            case Pause() | Resume() if (slot := self._slot(message.key)) is not None:
                 slot.paused = isinstance(message, Pause)
+
+    def _slot(self, key: int) -> Slot | None:
+        return self._active.get(key) or self._parked.get(key)
 
     def _end(self, key: int, code: str, why: str) -> None:
         """End a request without an answer; one that is over is left alone."""
-        slot = self._active.get(key)
+        slot = self._slot(key)
         if slot is not None:
-            if slot.scoring is None:
+            if slot.scoring is None and key in self._active:
                 self._sharing.leaving(slot, whole=False)
             self._release(slot)
         elif not self._waiting.remove(key):
@@ -156,13 +182,17 @@ class DecodeLoop:
     def _expire(self) -> None:
         """End the requests whose time is over."""
         now = self._clock()
-        late = [slot.key for slot in self._active.values() if slot.deadline <= now]
+        late = [slot.key for slot in (*self._active.values(), *self._parked.values()) if slot.deadline <= now]
         late += [request.order.key for request in self._waiting if request.deadline <= now]
         for key in late:
             self._end(key, "expired", "the request's time to live ran out before its answer was complete")
 
     def _read(self, order: Start) -> None:
         """Make the prompt of a request, which waits from then on, or say why there is none."""
+        if order.op == "embed":
+            why = "this box serves a model that answers; model.embeddings = true makes vectors instead"
+            self._reject(order.key, "bad_request", why)
+            return
         try:
             prompt = self._prompts.read(at_a_word(order))
             tree = choice_tree(self._backend, order) if order.op == "classify" else None
@@ -271,10 +301,15 @@ class DecodeLoop:
         self._send(Done(key=slot.key, finish=finish, usage=usage, decode_ms=decode_ms))
 
     def _release(self, slot: Slot) -> None:
-        del self._active[slot.key]
         slot.sampler.close()
         if slot.scoring is not None:
             slot.scoring.close()
+        if self._parked.pop(slot.key, None) is None:
+            self._vacate(slot)
+
+    def _vacate(self, slot: Slot) -> None:
+        """Free the sequences of a slot."""
+        del self._active[slot.key]
         self._backend.forget(slot.index)
         self._free += [*slot.borrowed, slot.index]
 

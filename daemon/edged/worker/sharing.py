@@ -68,7 +68,7 @@ class Sharing:
         if not self.on:
             return
         prompt = slot.prompt
-        self._restore(slot)
+        slot.position = slot.kept = slot.cached = self._restore(slot, prompt.beginning)
         learned = max((common_tokens(prompt.beginning, other) for other in self._recent), default=0)
         self._recent.append(prompt.beginning)
         wanted = {prompt.turn: False, prompt.shared: True}
@@ -98,9 +98,19 @@ class Sharing:
         if reading or self._backend.can_truncate or (whole and slot.prompt.keeps_answer):
             self._keep(slot, shared=False)
 
-    def _restore(self, slot: Slot) -> None:
+    def park(self, slot: Slot) -> None:
+        """Before a slot lends its sequence: keep the state, if there is room; else it is made again."""
+        if self.on:
+            self._keep(slot, shared=False)
+
+    def resume(self, slot: Slot) -> None:
+        """Into an empty sequence, all that is kept of what the slot had evaluated; the rest is pending."""
+        slot.position = slot.kept = self._restore(slot, key_of(slot.tokens[:-1]))
+
+    def _restore(self, slot: Slot, wanted: bytes) -> int:
+        """The longest beginning of ``wanted`` that is kept, into the slot's empty sequence; its tokens."""
         backend = self._backend
-        while (found := self.store.longest(slot.prompt.beginning, cut=backend.can_truncate)) is not None:
+        while (found := self.store.longest(wanted, cut=backend.can_truncate)) is not None:
             prefix, length = found
             try:
                 backend.restore(slot.index, prefix.state, prefix.length)
@@ -110,9 +120,9 @@ class Sharing:
                 continue
             backend.truncate(slot.index, length)
             self.store.hit(prefix)
-            slot.position = slot.cached = slot.kept = length
             slot.origin = prefix
-            return
+            return length
+        return 0
 
     def _keep(self, slot: Slot, *, shared: bool) -> None:
         key = key_of(slot.tokens[: slot.position])

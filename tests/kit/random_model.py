@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgectl.models.replica_plan import ReplicaPlan
     from edgectl.models.tensor_plan import TensorSpec
 
-POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3}  # `enum llama_pooling_type` of llama.h
+POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}  # `enum llama_pooling_type` of llama.h
 
 # Standard deviation of the logits. Their two largest are then about one apart, hundreds of times what the
 # order of additions in a batch moves them.
@@ -76,11 +76,12 @@ def _write(path: Path, arch: str, quant: str, seed: int, keys: dict[str, Value])
     plan = plan_replica(arch, network, quant, context_tokens=4096)
     metadata = {**plan.metadata, "general.name": f"random {arch}", **keys}
     plan = msgspec.structs.replace(plan, metadata=metadata)
-    path.write_bytes(plan.header() + _weights(plan, seed))
+    path.write_bytes(plan.header() + weights(plan, seed))
     return path
 
 
-def _weights(plan: ReplicaPlan, seed: int) -> bytes:
+def weights(plan: ReplicaPlan, seed: int) -> bytes:
+    """Random values for the tensors of ``plan``, in its order, as they lie in a file."""
     dice = np.random.default_rng(seed)
     parts = []
     for spec in plan.tensors:
@@ -95,12 +96,12 @@ def _values(spec: TensorSpec, dice: np.random.Generator) -> np.ndarray:
     name = spec.name
     noise = dice.standard_normal(shape, dtype=np.float32)
     fan_in = spec.shape[0]
+    if name.endswith(".bias"):
+        return (0.5 if "ssm" in name else 0.1) * noise
     if name.endswith("norm.weight"):
         return 1 + 0.1 * noise
     if name.endswith("ssm_a"):  # minus the rate at which a head forgets: from some ten to some hundred tokens
         return -np.exp(np.linspace(math.log(0.01), math.log(0.1), spec.shape[0], dtype=np.float32))
-    if name.endswith("ssm_dt.bias"):
-        return 0.5 * noise
     if name.endswith("ssm_conv1d.weight"):
         return noise / 2
     if name == "token_embd.weight":

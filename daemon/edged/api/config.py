@@ -31,6 +31,7 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ubatch: int = 64  # tokens of one compute step; bounds logits memory and cancel latency
     threads: int = 0  # 0: one per physical core this process may use
     kv_type: Literal["f16", "q8_0"] = "f16"
+    embeddings: bool = False  # loaded to make vectors of texts (embed) and for nothing else
     mmap: bool = True
     repack: Literal["auto", "on", "off"] = "auto"  # extra buffer types; auto: the self-test decides
     thinking: bool = False

@@ -21,6 +21,7 @@ EXPLANATIONS: dict[str, str] = {
     ),
     "model.threads": "Threads of the engine; 0 takes one for each physical core edged may use.",
     "model.kv_type": "Number format of the KV cache; q8_0 halves its memory against f16.",
+    "model.embeddings": "Load the model to make vectors of texts (embed) and for nothing else.",
     "model.mmap": "Map the file instead of copying it, so that the kernel may drop and re-read its pages.",
     "model.repack": "Faster weight layout at the price of memory; auto lets the self-test decide.",
     "model.thinking": "Whether models that can think aloud do so when a request does not say.",

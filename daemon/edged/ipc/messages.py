@@ -13,15 +13,20 @@ from edged.ipc.frames import FrameError, pack
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True):
-    """How a model is loaded; sizes in tokens. ``repack`` allows extra buffer types (AMX and the like)."""
+    """How a model is loaded; sizes in tokens. ``repack`` allows extra buffer types (AMX and the like).
+
+    ``threads`` compute a step of one token, ``batch_threads`` a larger one (0: as many).
+    """
 
     context: int
     slots: int
     ubatch: int
     threads: int
+    batch_threads: int = 0
     kv_type: Literal["f16", "q8_0"] = "f16"
     mmap: bool = True
     repack: bool = True
+    embeddings: bool = False  # makes vectors of texts, and nothing else
 
 
 # --- supervisor → worker -----------------------------------------------------------------
@@ -68,13 +73,15 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
 class Measure(Struct, frozen=True, kw_only=True, tag="measure"):
     """Time the loaded model, once no request is running: ``batch`` sequences of ``depth`` tokens each.
 
-    ``prefill_tokens`` at the end of each are timed, then ``decode_steps`` of one token a sequence.
+    ``prefill_tokens`` at the end of each are timed, then ``decode_steps`` of one token a sequence. From here
+    on the engine computes with ``threads`` (0: as before).
     """
 
     batch: int = 1
     depth: int = 0
     prefill_tokens: int = 0
     decode_steps: int = 0
+    threads: int = 0
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -82,7 +89,7 @@ class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
 
 
 class Pause(Struct, frozen=True, kw_only=True, tag="pause"):
-    """The reader of this answer is slow: say no more of it until ``Resume``. Its slot stays its own."""
+    """The reader of this answer is slow: say no more of it until ``Resume``. Others may have its slot."""
 
     key: int
 

@@ -20,6 +20,7 @@ from edged.ipc.frames import FrameError, FrameReader
 from edged.ipc.messages import Heartbeat, Load, LoadFailed, Ready, ToLoop, decode_to_worker, encode
 from edged.worker.backends import load_backend
 from edged.worker.backends.base import Backend, LoadError, Run, StepError
+from edged.worker.embedding_loop import EmbeddingLoop
 from edged.worker.loop import DecodeLoop
 
 if TYPE_CHECKING:
@@ -147,6 +148,16 @@ def serve(link: Link) -> None:
             anon_bytes=memory.rss_anon_bytes + memory.swap_bytes if memory else 0,
         )
     )
+    if backend.pooling is not None:
+        EmbeddingLoop(
+            backend,
+            backend.pooling,
+            budget=order.options.ubatch,
+            inbox=link.inbox,
+            send=link.send,
+            progressed=pulse.progressed,
+            busy=pulse.busy,
+        ).run()
     loop = DecodeLoop(
         backend,
         slots=order.options.slots,
@@ -161,8 +172,13 @@ def serve(link: Link) -> None:
 
 
 def prove_one_token(backend: Backend) -> None:
-    """READY means this much: a prompt was evaluated and a token drawn."""
+    """READY means this much: a prompt was evaluated and a token drawn, or an embedding made."""
     prompt = backend.tokenize("Hello") or [0]
+    if backend.pooling is not None:
+        rest = prompt[-1:] if backend.pooling.piecewise else prompt
+        backend.embed([Run(0, rest, 0, output=True, every=True)])
+        backend.forget(0)
+        return
     (row,) = backend.step([Run(0, prompt, 0, output=True)])
     sampler = backend.sampler(Sampling(temperature=0.0), prompt)
     backend.sample(sampler, row)

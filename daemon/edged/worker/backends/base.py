@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mmap import mmap
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -29,6 +29,14 @@ class StateError(Exception):
 State: TypeAlias = mmap
 
 
+def new_state(size: int) -> State:
+    """``size`` bytes of anonymous memory; raises StateError when there are none."""
+    try:
+        return mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    except OSError as error:
+        raise StateError(f"no memory for {size} bytes of a saved sequence: {error.strerror}") from error
+
+
 class Run(Struct, frozen=True):
     """Tokens of one sequence in one step, at positions ``start`` … ``start + len(tokens) - 1``.
 
@@ -40,6 +48,19 @@ class Run(Struct, frozen=True):
     start: int
     output: bool
     every: bool = False
+
+
+class Pooling(Struct, frozen=True):
+    """How a model makes one vector of a text: from the mean of its tokens, the first or the last one.
+
+    ``tokens`` is the longest text. ``piecewise``: all but its last token may be evaluated before, in any
+    number of steps; otherwise all go into one. ``texts`` may be read side by side.
+    """
+
+    kind: Literal["mean", "cls", "last"]
+    piecewise: bool
+    texts: int
+    tokens: int
 
 
 class Sampler(Protocol):
@@ -55,6 +76,7 @@ class Backend(Protocol):
     model_name: str
     context: int  # tokens one sequence may hold
     rows: int  # of logits that one step may give
+    pooling: Pooling | None  # set when the model is loaded for embeddings; then it does nothing else
     can_truncate: bool  # a sequence can be cut back to any length: every layer keeps every token
 
     def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
@@ -86,11 +108,20 @@ class Backend(Protocol):
     def sample(self, sampler: Sampler, row: int) -> int:
         """Draw the next token from the logits of ``row``, which the last step returned."""
 
+    def embed(self, runs: Sequence[Run]) -> list[list[float]]:
+        """Evaluate the rest of some texts together; the vector of each, which may have any length.
+
+        Raises StepError, also when the model is not loaded for embeddings.
+        """
+
     def log_probabilities(self, row: int, tokens: Sequence[int]) -> list[float]:
         """Natural logarithms of how likely each of ``tokens`` comes next, before any sampling rule."""
 
     def top(self, row: int, count: int) -> list[int]:
         """The ``count`` likeliest tokens, the likeliest first."""
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads from here on."""
 
     def forget(self, seq: int) -> None:
         """Free all cells of a sequence."""

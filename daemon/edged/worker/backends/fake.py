@@ -13,14 +13,13 @@ import signal
 import time
 import tomllib
 from array import array
-from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
 
-from edged.worker.backends.base import LoadError, StateError, StepError
+from edged.worker.backends.base import LoadError, Pooling, StateError, StepError, new_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from edged.worker.backends.base import Run, Sampler, State
 
 END = 256
+DIMENSIONS = 8  # of an embedding
 SURE = 0.9  # the probability of a scripted token
 TURN_END = "</>"
 STATE_MAGIC = 0x66616B65
@@ -42,13 +42,16 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     ``crash_signal`` strikes in ``crash_phase`` after ``crash_after`` steps of it,
     only while ``crash_file`` exists (when named), and only with repacking when
     ``crash_with_repack``; signal "EXIT" leaves with status 0, "HANG" never returns,
-    "GARBAGE" writes bytes that are no message.
+    "GARBAGE" writes bytes that are no message. While ``neighbour_file`` exists, a step takes ``neighbour_s``
+    more for each thread but the first.
     """
 
     answer: str = ""  # empty: "echo: " and the last user message
     load_s: float = 0.0
     load_error: str = ""
     step_s: float = 0.0
+    neighbour_file: str = ""
+    neighbour_s: float = 0.0
     crash_signal: str = ""
     crash_phase: Phase = "decode"
     crash_after: int = 0
@@ -69,9 +72,15 @@ class FakeBackend:
     def __init__(self, script: Script, options: EngineOptions) -> None:
         self.context = options.context
         self.rows = options.slots
+        self.pooling = (
+            Pooling("last", piecewise=True, texts=options.slots, tokens=options.context)
+            if options.embeddings
+            else None
+        )
         self.can_truncate = not script.recurrent
         self._script = script
         self._options = options
+        self.threads = options.threads
         self._cells: dict[int, list[int]] = {}
         self._steps: dict[Phase, int] = {"load": 0, "prefill": 0, "decode": 0}
         self._rows: list[tuple[int, int]] = []  # sequence and cells up to the row
@@ -98,7 +107,7 @@ class FakeBackend:
     def step(self, runs: Sequence[Run]) -> list[int]:
         phase: Phase = "prefill" if any(len(run.tokens) > 1 or not run.output for run in runs) else "decode"
         self.strike(phase)
-        time.sleep(self._script.step_s)
+        time.sleep(self._step_s())
         if sum(len(run.tokens) for run in runs) > self._options.ubatch:
             raise StepError("the step holds more tokens than ubatch")
         for run in runs:
@@ -128,6 +137,14 @@ class FakeBackend:
             raise StepError("a sampler of another engine")
         return sampler.token(self._rows[row][1])
 
+    def embed(self, runs: Sequence[Run]) -> list[list[float]]:
+        """The letters of the text, counted by their remainder."""
+        if self.pooling is None:
+            raise StepError("the model is not loaded for embeddings")
+        self.step(runs)
+        texts = [self._cells[run.seq] for run in runs]
+        return [[float(sum(t % DIMENSIONS == n for t in text)) for n in range(DIMENSIONS)] for text in texts]
+
     def log_probabilities(self, row: int, tokens: Sequence[int]) -> list[float]:
         """What the script says next is nearly certain, the rest equally unlikely."""
         expected = self._expected(row)
@@ -136,6 +153,9 @@ class FakeBackend:
     def top(self, row: int, count: int) -> list[int]:
         expected = self._expected(row)
         return [expected, *(token for token in range(END + 1) if token != expected)][:count]
+
+    def use_threads(self, count: int) -> None:
+        self.threads = count
 
     def forget(self, seq: int) -> None:
         self._cells.pop(seq, None)
@@ -147,7 +167,7 @@ class FakeBackend:
 
     def save(self, seq: int) -> State:
         cells = self._cells.get(seq, [])
-        state = mmap(-1, self.state_bytes(seq))
+        state = new_state(self.state_bytes(seq))
         state.write(array("i", [STATE_MAGIC, len(cells), *cells]).tobytes())
         state.write(b"\1" * (len(state) - state.tell()))
         return state
@@ -168,6 +188,11 @@ class FakeBackend:
 
     def close(self) -> None:
         self._cells.clear()
+
+    def _step_s(self) -> float:
+        script = self._script
+        disturbed = script.neighbour_file and Path(script.neighbour_file).exists()
+        return script.step_s + (script.neighbour_s * (self.threads - 1) if disturbed else 0.0)
 
     def strike(self, phase: Phase) -> None:
         """Do the scripted fault when its time has come."""

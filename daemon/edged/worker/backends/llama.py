@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llama_cpp as lib
 from llama_cpp import llama_cpp as api
 
-from edged.worker.backends.base import LoadError, Run, StateError, StepError
+from edged.worker.backends.base import LoadError, Run, StateError, StepError, new_state
+from edged.worker.backends.llama_embedding import pooling_of, prepare, vector
 from edged.worker.backends.llama_sampler import LlamaSampler, Logits, log_softmax, logits_at, top
 from edged.worker.reasoning import CLOSE, OPEN
 from edged.worker.template import ChatTemplate, TemplateError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from edged.api.requests import Message, Sampling
     from edged.ipc.messages import EngineOptions
-    from edged.worker.backends.base import Sampler, State
+    from edged.worker.backends.base import Pooling, Sampler, State
 
 log = logging.getLogger("edged.worker.llama")
 
@@ -39,7 +39,7 @@ class LlamaBackend:
 
     engine = f"llama.cpp (llama-cpp-python {lib.__version__})"
 
-    def __init__(self, model: int, context: int, options: EngineOptions) -> None:
+    def __init__(self, model: int, context: int, options: EngineOptions, pooling: Pooling | None) -> None:
         self._model = model
         self._context = context
         self._vocab = api.llama_model_get_vocab(model)
@@ -51,7 +51,8 @@ class LlamaBackend:
         recurrent = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
         self.can_truncate = not recurrent and self._window == 0
         self.context = min(options.context, api.llama_n_ctx_seq(context))
-        self.rows = options.slots
+        self.rows = options.slots if pooling is None or pooling.piecewise else options.ubatch
+        self.pooling = pooling
         self.model_name = self._meta("general.name") or "model"
         self._template = self._chat_template()
 
@@ -115,11 +116,27 @@ class LlamaBackend:
             raise StepError("a sampler of another engine")
         return int(api.llama_sampler_sample(sampler.chain, self._context, row))
 
+    def embed(self, runs: Sequence[Run]) -> list[list[float]]:
+        if self.pooling is None:
+            raise StepError("the model is not loaded for embeddings")
+        if not self.pooling.piecewise:
+            self.step(runs)
+            return [vector(api.llama_get_embeddings_seq(self._context, run.seq), self._model) for run in runs]
+        api.llama_set_embeddings(self._context, True)  # noqa: FBT003 - C has no names
+        try:
+            rows = self.step(runs)
+        finally:
+            api.llama_set_embeddings(self._context, False)  # noqa: FBT003
+        return [vector(api.llama_get_embeddings_ith(self._context, row), self._model) for row in rows]
+
     def log_probabilities(self, row: int, tokens: Sequence[int]) -> list[float]:
         return log_softmax(self._logits(row), tokens)
 
     def top(self, row: int, count: int) -> list[int]:
         return top(self._logits(row), count)
+
+    def use_threads(self, count: int) -> None:
+        api.llama_set_n_threads(self._context, count, count)
 
     def forget(self, seq: int) -> None:
         api.llama_memory_seq_rm(self._memory, seq, -1, -1)
@@ -129,10 +146,7 @@ class LlamaBackend:
 
     def save(self, seq: int) -> State:
         size = self.state_bytes(seq)
-        try:
-            state = mmap(-1, size)
-        except OSError as error:
-            raise StateError(f"no memory for {size} bytes of a saved sequence: {error.strerror}") from error
+        state = new_state(size)
         written = api.llama_state_seq_get_data_ext(self._context, _address(state), size, seq, WHOLE_STATE)
         if written != size:
             raise StateError(f"llama.cpp saved {written} bytes of a sequence of {size}")
@@ -258,17 +272,22 @@ def load_llama(path: str, options: EngineOptions, on_progress: Callable[[], None
         model = api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise LoadError(f"llama.cpp cannot load {path}: {reason.text}")
-    context = api.llama_init_from_model(model, _context_params(options))
+    try:
+        pooling = pooling_of(model, options) if options.embeddings else None
+    except LoadError:
+        api.llama_model_free(model)
+        raise
+    context = api.llama_init_from_model(model, _context_params(options, pooling))
     if not context:
         api.llama_model_free(model)
         raise LoadError(
             f"llama.cpp cannot allocate a context of {options.slots} × {options.context} tokens; "
             "lower model.context or model.slots"
         )
-    return LlamaBackend(model, context, options)
+    return LlamaBackend(model, context, options, pooling)
 
 
-def _context_params(options: EngineOptions) -> object:
+def _context_params(options: EngineOptions, pooling: Pooling | None) -> object:
     params = api.llama_context_default_params()
     params.n_ctx = options.context * options.slots
     params.n_batch = options.ubatch
@@ -277,7 +296,7 @@ def _context_params(options: EngineOptions) -> object:
     # Rows of logits that can be asked for at once: one a slot. Without it n_ubatch × vocabulary is reserved.
     params.n_outputs_max = options.slots
     params.n_threads = options.threads
-    params.n_threads_batch = options.threads
+    params.n_threads_batch = options.batch_threads or options.threads
     params.type_k = params.type_v = KV_TYPES[options.kv_type]
     # A quantized V cache exists only with flash attention.
     params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_AUTO
@@ -285,4 +304,6 @@ def _context_params(options: EngineOptions) -> object:
     # Layers that look back a window keep only that: no sequence here is ever cut back to an earlier position.
     params.swa_full = False
     params.no_perf = True
+    if pooling is not None:
+        prepare(params, pooling, options)
     return params

@@ -1,7 +1,13 @@
-"""What the decode loop expects of an engine, shown for the fake and for llama.cpp with a real model."""
+"""What the decode loop expects of an engine, shown for the fake and for llama.cpp with real weights.
+
+What is saved of a sequence has a file of its own, test_saved_states.py.
+"""
 
 from __future__ import annotations
 
+import math
+
+import msgspec
 import pytest
 
 from edged.api.requests import Message, Sampling
@@ -9,6 +15,8 @@ from edged.ipc.messages import EngineOptions
 from edged.worker.backends.base import LoadError, Run, StepError
 from edged.worker.backends.fake import load_fake
 from tests.kit.model import smollm2
+from tests.kit.random_bert import random_bert
+from tests.kit.random_model import random_embedder, random_model
 
 SLOTS, UBATCH, CONTEXT = 4, 32, 256
 OPTIONS = EngineOptions(context=CONTEXT, slots=SLOTS, ubatch=UBATCH, threads=1, repack=False)
@@ -24,17 +32,32 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("llama", marks=pytest.mark.model)])
-def backend(request, tmp_path_factory):
-    if request.param == "fake":
-        script = tmp_path_factory.mktemp("model") / "echo.fake"
+def load(kind: str, folder, options: EngineOptions = OPTIONS):
+    """An engine with a model in ``folder``: a script, or a file of real weights."""
+    if kind == "fake":
+        script = folder / "echo.fake"
         script.write_text("")
-        loaded = load_fake(str(script), OPTIONS, lambda: None)
-    else:
-        pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-        from edged.worker.backends.llama import load_llama
+        return load_fake(str(script), options, lambda: None)
+    from edged.worker.backends.llama import load_llama
 
-        loaded = load_llama(str(smollm2()), OPTIONS, lambda: None)
+    make = {
+        "llama": lambda _folder: smollm2(),
+        "hybrid": random_model,
+        "embedder": random_embedder,
+        "encoder": random_bert,
+    }
+    return load_llama(str(make[kind](folder)), options, lambda: None)
+
+
+# The hybrid has recurrent memory and random weights, so that its answers mean nothing and never end.
+SPEAKING = ["fake", pytest.param("llama", marks=pytest.mark.model)]
+ALL = [*SPEAKING, pytest.param("hybrid", marks=pytest.mark.model)]
+speaking = pytest.mark.parametrize("backend", SPEAKING, indirect=True)
+
+
+@pytest.fixture(scope="module", params=ALL)
+def backend(request, tmp_path_factory):
+    loaded = load(request.param, tmp_path_factory.mktemp("model"))
     yield loaded
     loaded.close()
 
@@ -163,6 +186,7 @@ def test_every_way_to_draw_gives_tokens(backend):
         assert len(answer(backend, prompt, 3, sampling)) >= 1
 
 
+@speaking
 def test_an_answer_comes_to_an_end_that_is_known_as_one(backend):
     tokens = answer(backend, question(backend, QUESTIONS[0]), 60)
     assert backend.is_end(tokens[-1])
@@ -197,6 +221,7 @@ def batched(backend, prompts: list[list[int]], count: int) -> list[list[int]]:
     return said
 
 
+@speaking
 def test_four_sequences_in_one_batch_say_what_each_says_alone(backend):
     prompts = [question(backend, text) for text in QUESTIONS]
     alone = [answer(backend, prompt, 8) for prompt in prompts]
@@ -211,6 +236,119 @@ def test_a_sampler_of_another_engine_is_refused(backend):
 
     with pytest.raises(StepError):
         backend.sample(Stranger(), 0)
+
+
+def test_each_token_of_a_run_can_have_its_row_and_the_rows_come_in_order(backend):
+    prompt = question(backend, "Hi")[:SLOTS]
+    sampler = backend.sampler(GREEDY, prompt[:1])
+    single = [backend.top(prefill_part(backend, 0, prompt, n), 3) for n in range(1, len(prompt) + 1)]
+    rows = backend.step([Run(1, prompt, 0, output=True, every=True)])
+    assert [backend.top(row, 3) for row in rows] == single
+    backend.forget(1)
+    (last,) = backend.step([Run(1, prompt, 0, output=True)])
+    assert backend.top(last, 3) == single[-1]
+    backend.forget(1)
+    assert backend.step([Run(1, prompt, 0, output=False, every=True)]) == []
+    sampler.close()
+
+
+def prefill_part(backend, seq: int, prompt: list[int], count: int) -> int:
+    backend.forget(seq)
+    return prefill(backend, seq, prompt[:count])
+
+
+def test_more_rows_than_there_is_room_for_are_refused_before_any_work(backend):
+    assert backend.rows >= SLOTS
+    prompt = (question(backend, "Hi") * 2)[: backend.rows + 1]
+    with pytest.raises(StepError, match="rows"):
+        backend.step([Run(0, prompt, 0, output=True, every=True)])
+
+
+def test_the_probabilities_of_all_tokens_sum_to_one_and_the_likeliest_is_the_greedy_one(backend):
+    prompt = question(backend, QUESTIONS[0])
+    sampler = backend.sampler(GREEDY, prompt)
+    row = prefill(backend, 0, prompt)
+    size = vocabulary_size(backend)
+    logprobs = backend.log_probabilities(row, range(size))
+    assert len(logprobs) == size
+    assert sum(map(math.exp, logprobs)) == pytest.approx(1, abs=1e-3)
+    order = sorted(range(size), key=lambda token: -logprobs[token])
+    assert backend.top(row, 5) == order[:5]
+    assert backend.top(row, 0) == []
+    assert backend.log_probabilities(row, []) == []
+    assert backend.log_probabilities(row, [order[3], order[0]]) == [logprobs[order[3]], logprobs[order[0]]]
+    assert backend.sample(sampler, row) == order[0]
+    sampler.close()
+
+
+def vocabulary_size(backend) -> int:
+    return getattr(backend, "_n_vocab", 257)
+
+
+def test_looking_at_a_row_does_not_change_what_is_drawn_from_it(backend):
+    prompt = question(backend, "Tell a story.")
+    sampling = Sampling(temperature=1.0, seed=3)
+    plain = answer(backend, prompt, 1, sampling)
+    sampler = backend.sampler(sampling, prompt)
+    row = prefill(backend, 0, prompt)
+    backend.top(row, 20)
+    backend.log_probabilities(row, [0, 1, 2])
+    assert [backend.sample(sampler, row)] == plain
+    sampler.close()
+
+
+def test_the_beginning_of_sequence_token_and_control_tokens_are_there_on_demand(backend):
+    plain = backend.tokenize("Hello <|im_end|>", bos=False, control=False)
+    assert b"".join(map(backend.piece, plain)) == b"Hello <|im_end|>"
+    assert len(backend.tokenize("Hello <|im_end|>", bos=False)) <= len(plain)
+    assert backend.tokenize("", bos=False) == []
+    assert len(backend.tokenize("Hello")) - len(backend.tokenize("Hello", bos=False)) in {0, 1}
+
+
+def test_the_number_of_threads_changes_no_answer(backend):
+    prompt = question(backend, QUESTIONS[1])
+    expected = answer(backend, prompt, 6)
+    for count in (2, 1):
+        backend.use_threads(count)
+        assert answer(backend, prompt, 6) == expected
+
+
+def test_an_engine_that_is_not_loaded_for_embeddings_makes_none(backend):
+    assert backend.pooling is None
+    with pytest.raises(StepError, match="embeddings"):
+        backend.embed([Run(0, backend.tokenize("Hi"), 0, output=True)])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["fake", *(pytest.param(kind, marks=pytest.mark.model) for kind in ("embedder", "hybrid", "encoder"))],
+)
+def test_an_engine_loaded_for_embeddings_makes_a_vector_of_each_text(tmp_path, kind):
+    backend = load(kind, tmp_path, msgspec.structs.replace(OPTIONS, embeddings=True))
+    pooling = backend.pooling
+    assert pooling.texts >= 1
+    assert pooling.tokens >= UBATCH
+    texts = [backend.tokenize(text, control=False)[:UBATCH] for text in ("Hello world", "warm", "warm")]
+
+    def vectors(chosen: list[list[int]]) -> list[list[float]]:
+        ends = []
+        for seq, tokens in enumerate(chosen):
+            begin = len(tokens) - 1 if pooling.piecewise else 0
+            if begin:
+                assert backend.step([Run(seq, tokens[:begin], 0, output=False)]) == []
+            ends.append(Run(seq, tokens[begin:], begin, output=True, every=True))
+        made = backend.embed(ends)
+        for seq in range(len(chosen)):
+            backend.forget(seq)
+        return made
+
+    alone = [vectors([tokens])[0] for tokens in texts]
+    assert alone[1] == alone[2] != alone[0]
+    assert len({len(vector) for vector in alone}) == 1
+    if pooling.texts >= len(texts):
+        for one, other in zip(vectors(texts), alone, strict=True):
+            assert one == pytest.approx(other, abs=0.05)
+    backend.close()
 
 
 NO_MODELS = (None, b"GGUF", b"\x00" * 4096, b"GGUF\x03\x00\x00\x00" + b"\xff" * 64)

@@ -89,6 +89,9 @@ class LlamaBackend:
         rows: list[int] = []
         index = 0
         for run in runs:
+            held = api.llama_memory_seq_pos_max(self._memory, run.seq) + 1
+            if run.start != held:  # recurrent memory would take the tokens, and be wrong from then on
+                raise StepError(f"sequence {run.seq} holds {held} tokens; more came for {run.start}")
             last = len(run.tokens) - 1
             for offset, token in enumerate(run.tokens):
                 wanted = run.output and (run.every or offset == last)

@@ -341,6 +341,10 @@ class EdgeService:
                     hint=hint,
                 )
             )
+        if engine is not None and engine.tuning:
+            message = f"the engine is tuned anew: {engine.tuning}"
+            hint = "requests wait until it is back; this happens twice an hour at most"
+            found.append(Condition(code="tuning", severity="warning", message=message, hint=hint))
         return tuple(found)
 
 

@@ -115,7 +115,7 @@ def test_engine_options_that_kill_the_worker_are_found_and_remembered(tmp_path):
         async with running_service(tree, tmp_path) as box:
             assert (await box.ask("hello")).text == "echo: hello"
             assert box.engine.restarts == 0
-            verdict = box.engine._verdict
+            verdict = box.engine.tuner.verdict
             assert [(trial.repack, trial.survived) for trial in verdict.trials] == [
                 (True, False),
                 (False, True),

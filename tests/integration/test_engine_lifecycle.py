@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 
 from edged.api.events import Failed, Finished
 from edged.api.status import EngineState
 from edged.engine import process
 from edged.engine.process import Worker, WorkerLost
-from edged.engine.selftest import verdict_key
+from edged.engine.selftest import Choices, verdict_key
 from edged.ipc.messages import EngineOptions, Load
 from tests.kit.daemon import alive
 from tests.kit.service import chat, fake_model, fake_tree, running_service, until
@@ -286,8 +287,8 @@ def test_a_setting_that_hangs_is_given_up_after_the_heartbeats_stop(tmp_path):
         tree = fake_tree(model, model={"repack": "auto"}, engine={"hang_timeout_s": 2})
         async with running_service(tree, tmp_path) as box:
             assert (await box.ask("hello")).text == "echo: hello"
-            assert not box.engine._verdict.repack
-            assert "heartbeat" in box.engine._verdict.trials[0].outcome
+            assert not box.engine.tuner.verdict.repack
+            assert "heartbeat" in box.engine.tuner.verdict.trials[0].outcome
 
     run(scenario())
 
@@ -312,14 +313,16 @@ def test_a_model_that_loads_with_no_setting_is_explained_without_a_third_load(tm
 def test_a_verdict_is_for_one_file_one_set_of_options_and_one_budget(tmp_path):
     path = fake_model(tmp_path)
     order = Load(path=str(path), backend="fake", options=OPTIONS)
-    key = verdict_key(order, "engine 1", 100)
-    assert verdict_key(order, "engine 1", 100) == key
-    assert verdict_key(order, "engine 2", 100) != key
-    assert verdict_key(order, "engine 1", 200) != key
+    choices = Choices(repack=(True, False), threads=(2, 1))
+    key = verdict_key(order, "engine 1", 100, choices)
+    assert verdict_key(order, "engine 1", 100, choices) == key
+    assert verdict_key(order, "engine 2", 100, choices) != key
+    assert verdict_key(order, "engine 1", 200, choices) != key
+    assert verdict_key(order, "engine 1", 100, Choices(repack=(True, False), threads=(2,))) != key
     bigger = EngineOptions(context=256, slots=1, ubatch=8, threads=1)
-    assert verdict_key(Load(path=str(path), backend="fake", options=bigger), "engine 1", 100) != key
+    assert verdict_key(structs.replace(order, options=bigger), "engine 1", 100, choices) != key
     path.write_text("answer = 'another model'\n")
-    assert verdict_key(order, "engine 1", 100) != key
+    assert verdict_key(order, "engine 1", 100, choices) != key
 
 
 # --- what is bad for the worker's line ----------------------------------------------------

@@ -80,10 +80,17 @@ async def running_service(tree: dict[str, Any], state_dir: Path) -> AsyncIterato
 
 
 def fake_tree(path: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    """A configuration for the fake engine without transports' defaults getting in the way."""
+    """A configuration for the fake engine, with nothing for the self-test to try."""
     tree: dict[str, Any] = {
         "node": "box",
-        "model": {"path": str(path), "backend": "fake", "name": "fake", "slots": 4, "repack": "off"},
+        "model": {
+            "path": str(path),
+            "backend": "fake",
+            "name": "fake",
+            "slots": 4,
+            "threads": 1,
+            "repack": "off",
+        },
     }
     for section, values in sections.items():
         tree.setdefault(section, {}).update(values)

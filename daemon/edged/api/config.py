@@ -29,7 +29,7 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     context: int = 4096
     slots: int = 2  # concurrent sequences in one batch
     ubatch: int = 64  # tokens of one compute step; bounds logits memory and cancel latency
-    threads: int = 0  # 0: one per physical core this process may use
+    threads: int = 0  # 0: found by trying, up to one per fast core this process may use
     kv_type: Literal["f16", "q8_0"] = "f16"
     embeddings: bool = False  # loaded to make vectors of texts (embed) and for nothing else
     mmap: bool = True

@@ -19,7 +19,9 @@ EXPLANATIONS: dict[str, str] = {
     "model.ubatch": (
         "Tokens of one compute step; smaller cancels sooner and takes less memory, larger reads faster."
     ),
-    "model.threads": "Threads of the engine; 0 takes one for each physical core edged may use.",
+    "model.threads": (
+        "Threads of the engine; 0 tries which number is best here, and again when other programs' load has changed."
+    ),
     "model.kv_type": "Number format of the KV cache; q8_0 halves its memory against f16.",
     "model.embeddings": "Load the model to make vectors of texts (embed) and for nothing else.",
     "model.mmap": "Map the file instead of copying it, so that the kernel may drop and re-read its pages.",
@@ -59,7 +61,7 @@ EXPLANATIONS: dict[str, str] = {
     "engine.hang_timeout_s": "Seconds without a heartbeat before the engine counts as hung and is killed.",
     "engine.step_timeout_s": "Seconds one compute step may take.",
     "engine.load_timeout_s": "Seconds loading the model may take, reading it from slow storage included.",
-    "engine.selftest": "Try the engine's fast options in a throw-away process before they are trusted.",
+    "engine.selftest": "Try the engine's options in a throw-away process before they are trusted.",
     "mqtt": "The MQTT side.",
     "mqtt.enabled": "Serve over MQTT.",
     "mqtt.host": "Address of the broker.",

@@ -16,14 +16,14 @@ from edged.ipc.frames import FrameReader
 from edged.ipc.messages import LoadFailed, Measured, Ready, decode_from_worker, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from edged.ipc.messages import FromWorker, Load, Measure, ToWorker
 
 log = logging.getLogger("edged.engine")
 
 READ_BYTES = 1 << 16
-SPIN_COUNT = "1000"  # rounds of a few nanoseconds; a barrier that takes longer sleeps instead
+SPIN_COUNT = 1000  # rounds of some ten nanoseconds; at a barrier that takes longer a thread sleeps instead
 LAST_BREATH_S = 0.2  # between hanging up and being reaped; 3 ms were measured
 KILL_WAIT_S = 10.0  # SIGKILL is immediate, except in an uninterruptible read of a failing disk
 
@@ -46,10 +46,13 @@ class Worker:
         return self._process.pid
 
     @classmethod
-    async def spawn(cls, place: Callable[[int], None]) -> Worker:
+    async def spawn(
+        cls, place: Callable[[int], None], *, cpus: Collection[int] = (), spin_count: int = SPIN_COUNT
+    ) -> Worker:
         """Start a worker and let ``place`` put its pid where it belongs before anything is allocated.
 
-        Raises OSError when the process cannot be started.
+        It computes on ``cpus`` alone (empty: on all that this process may use), and its threads wait for
+        each other as :func:`worker_environment` says. Raises OSError when the process cannot be started.
         """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)  # noqa: FBT003 - the standard library has no keyword here
@@ -59,7 +62,7 @@ class Worker:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr,
                 pass_fds=[theirs.fileno()],
-                env=worker_environment(),
+                env=worker_environment(spin_count),
                 start_new_session=True,  # a Ctrl-C in a terminal is the supervisor's to handle
             )  # fmt: skip
         except BaseException:
@@ -72,7 +75,16 @@ class Worker:
             place(process.pid)
         except OSError as error:
             log.warning("the worker runs without a cgroup of its own: %s", error)
+        if cpus:
+            worker.keep_to(cpus)
         return worker
+
+    def keep_to(self, cpus: Collection[int]) -> None:
+        """Let the worker compute on ``cpus`` alone: threads that it starts from here on inherit that."""
+        try:
+            os.sched_setaffinity(self.pid, cpus)
+        except OSError as error:
+            log.warning("the worker computes on any CPU, it cannot be kept to the fast ones: %s", error)
 
     async def send(self, message: ToWorker) -> None:
         """Deliver ``message``; raises OSError when the worker is gone."""
@@ -167,13 +179,18 @@ def describe_exit(code: int | None) -> str:
         return f"signal {-code}"
 
 
-def worker_environment() -> dict[str, str]:
+def worker_environment(spin_count: int = SPIN_COUNT) -> dict[str, str]:
     """The worker's environment: ours without what is none of its business, and a wait policy.
 
     By default OpenMP threads spin at every barrier, and one busy neighbour process then costs nine tenths of
-    the speed. A short spin keeps most of the quiet speed and yields in time
-    (tests/bench/wait_policy.py shows both).
+    the speed. A short spin keeps the quiet speed and yields in time; which one is best, the self-test tries.
+    OpenMP reads it once, when the native library loads. What a person has set in our environment stays.
     """
     hidden = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    return kept if "OMP_WAIT_POLICY" in kept else {"GOMP_SPINCOUNT": SPIN_COUNT, **kept}
+    return kept if wait_policy_is_given() else {"GOMP_SPINCOUNT": str(spin_count), **kept}
+
+
+def wait_policy_is_given() -> bool:
+    """Whether a person has set how OpenMP threads wait."""
+    return "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ

@@ -12,12 +12,14 @@ from msgspec import structs
 
 from edged.api.errors import ModelUnusable
 from edged.api.status import EngineState
-from edged.engine import selftest
 from edged.engine.backoff import Backoff
+from edged.engine.cache import with_cache
 from edged.engine.modelfile import check_model
 from edged.engine.process import Worker, WorkerLost
+from edged.engine.selftest import engine_version
 from edged.engine.states import EngineStates
-from edged.host.cpus import compute_threads
+from edged.engine.tuner import Tuner
+from edged.engine.watch import HangWatch
 from edged.ipc.frames import FrameError
 from edged.ipc.messages import (
     Cancel,
@@ -25,8 +27,11 @@ from edged.ipc.messages import (
     EngineOptions,
     Heartbeat,
     Load,
+    Pause,
     Ready,
     Rejected,
+    Resume,
+    Shrink,
     Start,
     Token,
 )
@@ -39,8 +44,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edged.engine")
 
-WATCH_S = 0.25
 RECYCLE_GRACE_S = 10.0  # what is running may finish; a Pi makes some 50 tokens in that time
+LOOK_S = 5.0  # between two looks at what else runs on the box
+IDLE_PATIENCE_S = 600.0  # for a moment without requests, before a new worker makes them wait
+SPEED_TOKENS = 16  # an answer shorter than that says little about speed
 
 
 class Sink(Protocol):
@@ -63,8 +70,8 @@ class EngineSupervisor:
         on_change: Callable[[], None],
     ) -> None:
         self._config = config
-        self._verdict_path = state_dir / "selftest.json"
         self._digest_path = state_dir / "model.json"
+        self._prefix_folder = state_dir / "prefixes"
         self._place = place
         self._on_change = on_change
         self._states = EngineStates(lambda _state, _why: on_change())
@@ -74,8 +81,13 @@ class EngineSupervisor:
         self._next_key = 0
         self._recycle = asyncio.Event()
         self._recycle_why = ""
-        self._idle = asyncio.Event()  # set when the last request in flight has ended
-        self._verdict: selftest.Verdict | None = None
+        self._idle = asyncio.Event()  # set while no request is in flight
+        self._idle.set()
+        self._alone = 0  # the request that has had the engine to itself, if there is one
+        self.tuner = Tuner(config, state_dir / "selftest.json", place=place)
+        self.tuning = ""  # why requests wait for an engine that is tuned anew
+        self._paused: set[int] = set()  # their slots are lent to others
+        self._cache_allowed = True
         self.worker_pid: int | None = None
         self.loaded: Ready | None = None
         self.restarts = 0
@@ -100,7 +112,9 @@ class EngineSupervisor:
     @property
     def free_slots(self) -> int:
         """Requests that ``start`` may take now."""
-        return self._config.model.slots - len(self._sinks) if self.state is EngineState.READY else 0
+        if self.state is not EngineState.READY:
+            return 0
+        return max(0, self._config.model.slots - len(self._sinks) + len(self._paused))
 
     @property
     def running(self) -> int:
@@ -110,7 +124,9 @@ class EngineSupervisor:
         """Give ``order`` to the worker (only while ``free_slots`` > 0); the key for ``cancel``."""
         self._next_key += 1
         key = self._next_key
+        self._alone = 0 if self._sinks else key
         self._sinks[key] = sink
+        self._idle.clear()
         self._outbox.put_nowait(structs.replace(order, key=key))
         return key
 
@@ -119,9 +135,33 @@ class EngineSupervisor:
         if key in self._sinks:
             self._outbox.put_nowait(Cancel(key=key))
 
+    def pause(self, key: int) -> None:
+        """Hear no more of an answer than is on its way, until ``resume``; others may have its slot."""
+        if key in self._sinks:
+            self._paused.add(key)
+            self._alone = 0  # its reader is what it waits for now
+            self._outbox.put_nowait(Pause(key=key))
+            self._on_change()
+
+    def resume(self, key: int) -> None:
+        if key in self._sinks:
+            self._paused.discard(key)
+            self._outbox.put_nowait(Resume(key=key))
+
+    def cache(self, *, allowed: bool) -> None:
+        """Whether the worker may keep evaluated prompts; when not, it lets go of them at its next step."""
+        if allowed != self._cache_allowed:
+            self._cache_allowed = allowed
+            if self.state in {EngineState.READY, EngineState.RECYCLING}:
+                self._outbox.put_nowait(Shrink(to_bytes=self._cache_bytes))
+
+    @property
+    def _cache_bytes(self) -> int:
+        return self._config.memory.cache_mib << 20 if self._cache_allowed else 0
+
     def recycle(self, why: str) -> None:
         """Replace the worker: no new requests, a grace for the running ones, then a fresh process."""
-        if self.state is EngineState.READY:
+        if self.state in {EngineState.READY, EngineState.RECYCLING}:
             self._recycle_why = why
             self._recycle.set()
 
@@ -155,7 +195,8 @@ class EngineSupervisor:
         worker: Worker | None = None
         try:
             order = await self._order()
-            worker = await Worker.spawn(self._place)
+            tuner = self.tuner
+            worker = await Worker.spawn(self._place, cpus=tuner.cpus, spin_count=tuner.spin_count)
             self.worker_pid = worker.pid
             self._states.move(EngineState.LOADING, order.path)
             patience = self._config.engine
@@ -163,9 +204,13 @@ class EngineSupervisor:
                 order, load_timeout_s=patience.load_timeout_s, hang_timeout_s=patience.hang_timeout_s
             )
             ready_at = loop.time()
+            if not self._cache_allowed:
+                self._outbox.put_nowait(Shrink(to_bytes=0))
+            self.tuning = ""
             self._states.move(
                 EngineState.READY,
-                f"load={self.loaded.load_ms:.0f} ms first_token={self.loaded.first_token_ms:.0f} ms",
+                f"{tuner.settings_text} load={self.loaded.load_ms:.0f} ms "
+                f"first_token={self.loaded.first_token_ms:.0f} ms",
             )
             await self._serve(worker)
             why, planned = self._recycle_why, True
@@ -198,6 +243,8 @@ class EngineSupervisor:
     def _abandon(self, why: str) -> None:
         """End every request in flight, exactly once each."""
         sinks, self._sinks = self._sinks, {}
+        self._paused.clear()
+        self._idle.set()
         for sink in sinks.values():
             sink.lost(why)
 
@@ -212,36 +259,26 @@ class EngineSupervisor:
             context=model.context,
             slots=model.slots,
             ubatch=model.ubatch,
-            threads=model.threads or compute_threads(),
+            threads=self.tuner.threads,
             kv_type=model.kv_type,
             mmap=model.mmap,
+            embeddings=model.embeddings,
             repack=model.repack != "off",
         )
         order = Load(path=model.path, backend=model.backend, options=options)
-        if model.repack != "auto" or not self._config.engine.selftest:
-            return order
-        if self._verdict is None:
-            budget_bytes = self._config.memory.budget_mib << 20
-            key = selftest.verdict_key(order, engine_version(model.backend), budget_bytes)
-            self._verdict = selftest.remembered(self._verdict_path, key) or await selftest.choose(
-                order,
-                key,
-                self._verdict_path,
-                budget_bytes=budget_bytes,
-                timeout_s=self._config.engine.load_timeout_s,
-                hang_timeout_s=self._config.engine.hang_timeout_s,
-                place=self._place,
-            )
-        return structs.replace(order, options=structs.replace(options, repack=self._verdict.repack))
+        engine = engine_version(model.backend)
+        order = await self.tuner.settle(order, engine)
+        return with_cache(order, self._config, folder=self._prefix_folder, engine=engine)
 
     async def _serve(self, worker: Worker) -> None:
         """Route messages until the worker is lost (raises) or has been recycled (returns)."""
-        watch = _Watch(self._config.engine.hang_timeout_s, self._config.engine.step_timeout_s)
+        watch = HangWatch(self._config.engine.hang_timeout_s, self._config.engine.step_timeout_s)
         tasks = [
             asyncio.create_task(self._receive(worker, watch)),
             asyncio.create_task(self._send(worker)),
             asyncio.create_task(watch.run()),
             asyncio.create_task(self._drain_for_recycle()),
+            asyncio.create_task(self._drain_for_tuning(worker)),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -252,7 +289,7 @@ class EngineSupervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _receive(self, worker: Worker, watch: _Watch) -> None:
+    async def _receive(self, worker: Worker, watch: HangWatch) -> None:
         while True:
             message = await worker.receive()
             if isinstance(message, Heartbeat):
@@ -267,10 +304,19 @@ class EngineSupervisor:
         elif (
             isinstance(message, Done | Rejected) and (sink := self._sinks.pop(message.key, None)) is not None
         ):
+            self._paused.discard(message.key)
             sink.message(message)
             if not self._sinks:
                 self._idle.set()
+            if isinstance(message, Done) and message.key == self._alone:
+                self._note_speed(message)
             self._on_change()
+
+    def _note_speed(self, done: Done) -> None:
+        """Tell the tuner how fast an answer was that had the engine to itself."""
+        tokens = done.usage.completion_tokens
+        if tokens >= SPEED_TOKENS and done.decode_ms > 0:
+            self.tuner.answered((tokens - 1) / done.decode_ms * 1000)
 
     async def _send(self, worker: Worker) -> None:
         while True:
@@ -278,52 +324,32 @@ class EngineSupervisor:
 
     async def _drain_for_recycle(self) -> None:
         await self._recycle.wait()
-        self._states.move(EngineState.RECYCLING, self._recycle_why)
-        if self._sinks:
-            self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RECYCLE_GRACE_S):
+        self._hold(self._recycle_why)
+        await self._no_request(RECYCLE_GRACE_S)
+
+    async def _drain_for_tuning(self, worker: Worker) -> None:
+        """Return between two requests, once what else runs on the box asks for other settings.
+
+        None is dropped: new ones wait in the queue, and those that run have all the time they need.
+        """
+        why = ""
+        while not why:
+            await asyncio.sleep(LOOK_S)
+            why = self.tuner.watch(worker.pid)
+        log.info("the engine will be tuned anew between requests: %s", why)
+        await self._no_request(IDLE_PATIENCE_S)
+        self.tuning = self._recycle_why = why
+        self._hold(why)
+        await self._no_request(None)
+
+    def _hold(self, why: str) -> None:
+        """Start no more requests on this worker."""
+        if self.state is EngineState.READY:
+            self._states.move(EngineState.RECYCLING, why)
+
+    async def _no_request(self, limit_s: float | None) -> None:
+        """Return when no request is in flight, or after ``limit_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._sinks:
                     await self._idle.wait()
-
-
-class _Watch:
-    """Raises WorkerLost when heartbeats stop, or a step never ends."""
-
-    def __init__(self, hang_timeout_s: float, step_timeout_s: float) -> None:
-        self._hang_s = hang_timeout_s
-        self._step_s = step_timeout_s
-        self._progress = -1
-        self._beat_at = self._step_at = asyncio.get_running_loop().time()
-
-    def heard(self, beat: Heartbeat) -> None:
-        now = asyncio.get_running_loop().time()
-        self._beat_at = now
-        if not beat.busy or beat.progress != self._progress:
-            self._step_at = now
-        self._progress = beat.progress
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        last = loop.time()
-        while True:
-            await asyncio.sleep(WATCH_S)
-            now = loop.time()
-            if now - last > WATCH_S + 1.0:  # it was us who stood still; the worker's beats are in the socket
-                self._beat_at = self._step_at = now
-            last = now
-            if now - self._beat_at > self._hang_s:
-                raise WorkerLost(f"no heartbeat for {self._hang_s:.0f} s: the engine process hangs")
-            if now - self._step_at > self._step_s:
-                raise WorkerLost(f"one compute step took more than {self._step_s:.0f} s: the engine hangs")
-
-
-def engine_version(backend: str) -> str:
-    """The version of the engine's package, found without importing native code."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - costs memory, needed once
-
-    if backend != "llama":
-        return backend
-    try:
-        return f"llama-cpp-python {version('llama-cpp-python')}"
-    except PackageNotFoundError:
-        return "llama-cpp-python is not installed"

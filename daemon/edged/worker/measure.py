@@ -22,8 +22,11 @@ def run_measure(backend: Backend, order: Measure, *, ubatch: int, progressed: Ca
     """Fill ``order.batch`` sequences to ``order.depth`` tokens, then decode ``order.decode_steps`` steps.
 
     Prefill is timed over the last ``order.prefill_tokens`` of each sequence's depth, in steps of
-    ``ubatch`` tokens; decode by the median step. Raises StepError when the sequences do not fit.
+    ``ubatch`` tokens; decode by the median step. ``order.threads`` stay in use.
+    Raises StepError when the sequences do not fit.
     """
+    if order.threads:
+        backend.use_threads(order.threads)
     token = (backend.tokenize("a") or [0])[-1]
     sequences = range(order.batch)
     timed_s = 0.0

@@ -225,6 +225,21 @@ def embed(*inputs: str, **fields) -> Request:
     return Request(**{"id": "e", "client": "test", "op": "embed", "inputs": inputs, **fields})
 
 
+@pytest.mark.model
+def test_the_settings_of_an_embedding_model_are_chosen_by_trying_too(tmp_path):
+    tree = {
+        "node": "box",
+        "model": {"path": str(random_bert(tmp_path)), "context": 128, "threads": 1, "embeddings": True},
+    }
+
+    async def scenario():
+        async with running_service(tree, tmp_path) as box:
+            assert len((await box.events(embed("warm")))[-1].embeddings[0]) == 128
+            assert (tmp_path / "selftest.json").exists()
+
+    run(scenario())
+
+
 def run(scenario) -> None:
     asyncio.run(asyncio.wait_for(scenario, 120))
 

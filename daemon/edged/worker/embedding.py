@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
+from statistics import median
 from typing import TYPE_CHECKING
 
+from edged.ipc.messages import Measured
 from edged.worker.backends.base import Pooling, Run
+from edged.worker.measure import SHORTEST_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from edged.ipc.messages import Start
+    from edged.ipc.messages import Measure, Start
     from edged.worker.backends.base import Backend
 
 
@@ -97,6 +101,37 @@ class Embedding:
                 self._position[text] += len(part)
                 left -= len(part)
         return runs
+
+
+def vector_of(backend: Backend, pooling: Pooling, tokens: Sequence[int]) -> list[float]:
+    """The vector of one text that fits a step, alone on the engine. Raises StepError."""
+    begin = len(tokens) - 1 if pooling.piecewise else 0
+    if begin:
+        backend.step([Run(0, list(tokens[:begin]), 0, output=False)])
+    (vector,) = backend.embed([Run(0, list(tokens[begin:]), begin, output=True, every=True)])
+    backend.forget(0)
+    return vector
+
+
+def measure_embedding(
+    backend: Backend, pooling: Pooling, order: Measure, *, budget: int, progressed: Callable[[], None]
+) -> Measured:
+    """Time texts as long as one step takes, ``order.prefill_tokens`` in all, twice at least.
+
+    Nothing is decoded here, so that reading counts as decoding, too. ``order.threads`` stay in use.
+    """
+    if order.threads:
+        backend.use_threads(order.threads)
+    count = min(budget, pooling.tokens)
+    text = (backend.tokenize("a") or [0])[-1:] * count
+    times_s = []
+    for _ in range(max(2, order.prefill_tokens // count)):
+        before = time.monotonic()
+        vector_of(backend, pooling, text)
+        times_s.append(time.monotonic() - before)
+        progressed()
+    step_s = max(median(times_s), SHORTEST_S)
+    return Measured(prefill_tps=count / step_s, decode_tps=count / step_s, step_ms=step_s * 1000)
 
 
 def normalised(vector: Sequence[float]) -> tuple[float, ...]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from edged.api.events import Usage
 from edged.ipc.messages import Cancel, Done, Measure, Rejected, Start
-from edged.worker.embedding import Embedding, EmbeddingError
-from edged.worker.measure import run_measure
+from edged.worker.embedding import Embedding, EmbeddingError, measure_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +65,15 @@ class EmbeddingLoop:
             self._step(self._jobs[0])
             self._progressed()
         elif self._measures:
-            order = self._measures.popleft()
-            self._send(run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed))
+            self._send(
+                measure_embedding(
+                    self._backend,
+                    self._pooling,
+                    self._measures.popleft(),
+                    budget=self._budget,
+                    progressed=self._progressed,
+                )
+            )
 
     def _receive(self, *, wait: bool) -> None:
         if wait:

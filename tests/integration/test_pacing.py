@@ -118,6 +118,24 @@ def test_short_memory_empties_the_cache_and_no_request_fails(tmp_path):
     run(scenario())
 
 
+def test_a_template_that_was_of_use_is_kept_over_a_restart_when_asked_for(tmp_path):
+    async def scenario():
+        tree = fake_tree(fake_model(tmp_path, step_s=0.02), memory={"keep_prefixes": 2})
+        tree["templates"] = {"pump": {"system": SYSTEM}}
+        async with running_service(tree, tmp_path) as box:
+            await box.ready()
+            for _ in range(3):
+                last = await box.ask("how is it?", template="pump")
+            assert last.usage.cached_tokens >= len(SYSTEM)
+            await until(lambda: list(tmp_path.glob("prefixes/*.prefix")), "the prefix to be written")
+        async with running_service(tree, tmp_path) as box:
+            await box.ready()
+            first = await box.ask("how is it?", template="pump")
+            assert first.usage.cached_tokens >= len(SYSTEM)
+
+    run(scenario())
+
+
 def test_a_template_of_the_configuration_begins_the_conversation(tmp_path):
     async def scenario():
         tree = fake_tree(fake_model(tmp_path), model={"system": "The default."})

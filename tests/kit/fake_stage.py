@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edged.api.requests import Message, Sampling
 from edged.ipc.messages import Cancel, Done, EngineOptions, Pause, Rejected, Resume, Shrink, Start, Token
 from edged.worker.backends.fake import FakeBackend, Script
 from edged.worker.loop import DecodeLoop
 
+if TYPE_CHECKING:
+    from edged.worker.kept import KeptPrefixes
+
 
 class Stage:
     """One loop. ``now`` is its clock; ``evaluated`` counts tokens, ``steps`` how often it computed."""
 
     def __init__(
-        self, *, slots: int = 4, ubatch: int = 16, context: int = 256, cache_bytes: int = 0, **script: Any
+        self,
+        *,
+        slots: int = 4,
+        ubatch: int = 16,
+        context: int = 256,
+        cache_bytes: int = 0,
+        systems: tuple[str, ...] = (),
+        kept: KeptPrefixes | None = None,
+        **script: Any,
     ) -> None:
         options = EngineOptions(context=context, slots=slots, ubatch=ubatch, threads=1)
         self.backend = FakeBackend(Script(**script), options)
@@ -35,6 +46,8 @@ class Stage:
             progressed=self._progressed,
             busy=self.busy.append,
             cache_bytes=cache_bytes,
+            systems=systems,
+            kept=kept,
             clock=lambda: self.now,
         )
         step = self.backend.step

@@ -32,6 +32,14 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
 # --- supervisor → worker -----------------------------------------------------------------
 
 
+class Keep(Struct, frozen=True, kw_only=True):
+    """Keep up to ``most`` evaluated system messages in ``folder``; ``key`` names engine, model and options."""
+
+    folder: str
+    key: str
+    most: int
+
+
 class Load(Struct, frozen=True, kw_only=True, tag="load"):
     """The first message; nothing is allocated before it."""
 
@@ -39,6 +47,9 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     backend: Literal["llama", "fake"]
     options: EngineOptions
     cache_bytes: int = 0  # for evaluated prompts, once the model is loaded
+    systems: tuple[str, ...] = ()  # system messages to read before anybody asks
+    thinking: bool = False
+    keep: Keep | None = None
 
 
 class Start(Struct, frozen=True, kw_only=True, tag="start"):

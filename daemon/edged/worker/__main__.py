@@ -20,7 +20,9 @@ from edged.ipc.frames import FrameError, FrameReader
 from edged.ipc.messages import Heartbeat, Load, LoadFailed, Ready, ToLoop, decode_to_worker, encode
 from edged.worker.backends import load_backend
 from edged.worker.backends.base import Backend, LoadError, Run, StepError
+from edged.worker.embedding import vector_of
 from edged.worker.embedding_loop import EmbeddingLoop
+from edged.worker.kept import KeptPrefixes
 from edged.worker.loop import DecodeLoop
 
 if TYPE_CHECKING:
@@ -167,6 +169,9 @@ def serve(link: Link) -> None:
         progressed=pulse.progressed,
         busy=pulse.busy,
         cache_bytes=order.cache_bytes,
+        systems=order.systems,
+        thinking=order.thinking,
+        kept=KeptPrefixes(order.keep) if order.keep else None,
     )
     loop.run()
 
@@ -175,9 +180,7 @@ def prove_one_token(backend: Backend) -> None:
     """READY means this much: a prompt was evaluated and a token drawn, or an embedding made."""
     prompt = backend.tokenize("Hello") or [0]
     if backend.pooling is not None:
-        rest = prompt[-1:] if backend.pooling.piecewise else prompt
-        backend.embed([Run(0, rest, 0, output=True, every=True)])
-        backend.forget(0)
+        vector_of(backend, backend.pooling, prompt)
         return
     (row,) = backend.step([Run(0, prompt, 0, output=True)])
     sampler = backend.sampler(Sampling(temperature=0.0), prompt)

@@ -20,20 +20,23 @@ from edged.worker.sharing import Sharing
 from edged.worker.slot import Slot
 from edged.worker.template import TemplateError
 from edged.worker.waiting import Waiting, WaitingRoom
+from edged.worker.warming import Warming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from queue import SimpleQueue
 
     from edged.ipc.messages import FromWorker, ToLoop
     from edged.worker.backends.base import Backend
+    from edged.worker.kept import KeptPrefixes
     from edged.worker.scoring import ChoiceTree
 
 
 class DecodeLoop:
     """Owns the slots of one backend. ``send`` delivers messages, ``progressed`` counts steps of work.
 
-    ``cache_bytes`` may be spent on what prompts have in common.
+    ``cache_bytes`` may be spent on what prompts have in common. ``systems`` are messages that requests will
+    begin with, with ``thinking`` or without; ``kept`` has what was evaluated before the worker started.
     """
 
     def __init__(
@@ -47,6 +50,9 @@ class DecodeLoop:
         progressed: Callable[[], None],
         busy: Callable[[bool], None],
         cache_bytes: int = 0,
+        systems: Sequence[str] = (),
+        thinking: bool = False,
+        kept: KeptPrefixes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
@@ -61,14 +67,17 @@ class DecodeLoop:
         self._waiting = WaitingRoom()
         self._clock = clock
         self._prompts = PromptReader(backend, share=cache_bytes > 0)
-        self._sharing = Sharing(backend, cache_bytes)
+        self._sharing = Sharing(backend, cache_bytes, kept)
+        openings = [self._prompts.opening(system, thinking=thinking) for system in systems]
+        self._warming = Warming(backend, self._sharing, openings, chunk=budget)
         self._measures: deque[Measure] = deque()
 
     @property
     def idle(self) -> bool:
         """Nothing to do before another message comes, or a deadline."""
-        at_work = self._at_work or self._scoring
-        return not (at_work or self._measures or (self._waiting and self._free) or self._resumed)
+        at_work = self._at_work or self._scoring or self._resumed
+        measuring = self._measures and not self._active
+        return not (at_work or measuring or ((self._waiting or self._warming.pending) and self._free))
 
     @property
     def _at_work(self) -> list[Slot]:
@@ -91,6 +100,7 @@ class DecodeLoop:
 
     def run(self) -> None:
         """Serve for ever; the process ends when the supervisor hangs up."""
+        self._sharing.load(self._free[-1])
         while True:
             self.turn(wait=self.idle)
 
@@ -98,13 +108,15 @@ class DecodeLoop:
         """Take in messages (blocking for one when ``wait``), then compute one step."""
         self._receive(wait=wait)
         self._expire()
+        if self._waiting or self._resumed or self._measures:
+            self._warming.interrupt()
         self._make_way()
         for request in self._waiting:
             if self._free and self._sharing.leader(request.prompt, self._active.values()) is None:
                 self._waiting.remove(request.order.key)
                 self._admit(request)
         slots, scoring = self._at_work, self._scoring
-        self._busy(bool(slots or scoring or self._measures))
+        self._busy(not self.idle)
         if slots:
             self._step(slots)
             self._progressed()
@@ -116,6 +128,9 @@ class DecodeLoop:
         if self._measures and not self._active:
             order = self._measures.popleft()
             self._send(run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed))
+        elif self._warming.pending and self._free:
+            self._warming.step(self._free[-1])
+            self._progressed()
 
     def _make_way(self) -> None:
         """Let others have the sequences of answers that wait for their readers, and take them back."""

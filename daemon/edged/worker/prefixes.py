@@ -20,6 +20,11 @@ def key_of(tokens: Iterable[int]) -> bytes:
     return array("i", tokens).tobytes()
 
 
+def tokens_of(key: bytes) -> list[int]:
+    """The tokens of a key."""
+    return array("i", key).tolist()
+
+
 def common_tokens(one: bytes, other: bytes) -> int:
     """How many tokens two keys have in common at their beginning."""
     low, high = 0, min(len(one), len(other)) // TOKEN_BYTES
@@ -73,6 +78,10 @@ class PrefixStore(Generic[State]):
         """The next to go first."""
         yield from self._new.values()
         yield from self._proven.values()
+
+    @property
+    def free_bytes(self) -> int:
+        return self.limit_bytes - self.held_bytes
 
     def longest(self, key: bytes, *, cut: bool) -> tuple[Prefix[State], int] | None:
         """The entry that saves most of ``key``, and how many tokens that are.

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from edged.api.requests import Message, Role
-from edged.worker.prefixes import TOKEN_BYTES, common_tokens, key_of
+from edged.api.requests import Message, Role, Sampling
+from edged.ipc.messages import Start
+from edged.worker.prefixes import TOKEN_BYTES, common_tokens, key_of, tokens_of
 from edged.worker.template import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edged.ipc.messages import Start
     from edged.worker.backends.base import Backend
 
 SYSTEMS_REMEMBERED = 32
@@ -69,6 +69,12 @@ class PromptReader:
             keeps_answer=keeps_answer,
             continued=any(message.role == "assistant" for message in order.messages),
         )
+
+    def opening(self, system: str, *, thinking: bool) -> list[int]:
+        """The tokens that the prompts of all conversations with the message ``system`` begin with."""
+        message = Message(role="system", content=system)
+        order = Start(key=0, messages=(message,), max_tokens=1, sampling=Sampling(), thinking=thinking)
+        return tokens_of(self._system(order))
 
     def _system(self, order: Start) -> bytes:
         """What the prompts of all conversations that begin with this system message have in common."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from edged.worker.backends.base import Backend
+    from edged.worker.kept import KeptPrefixes
     from edged.worker.prompt import Prompt
     from edged.worker.slot import Slot
 
@@ -24,10 +25,14 @@ PROMPTS_REMEMBERED = 8
 
 
 class Sharing:
-    """The prefix store of one backend, at work. With a limit of 0 bytes nothing is kept, and nobody waits."""
+    """The prefix store of one backend, at work. With a limit of 0 bytes nothing is kept, and nobody waits.
 
-    def __init__(self, backend: Backend, limit_bytes: int) -> None:
+    What proves useful to many is also written to ``kept``.
+    """
+
+    def __init__(self, backend: Backend, limit_bytes: int, kept: KeptPrefixes | None = None) -> None:
         self._backend = backend
+        self._kept = kept
         self._recent: deque[bytes] = deque(maxlen=PROMPTS_REMEMBERED)
         self._too_long = backend.context + 1  # tokens; the state of so many did not fit
         self.store: PrefixStore[State] = PrefixStore(limit_bytes)
@@ -35,6 +40,19 @@ class Sharing:
     @property
     def on(self) -> bool:
         return self.store.limit_bytes > 0
+
+    def load(self, seq: int) -> None:
+        """Take in what a worker before this one has kept on disk and the engine accepts in ``seq``."""
+        if self._kept is None:
+            return
+        for prefix in self._kept.read(self.store.free_bytes):
+            try:
+                self._backend.restore(seq, prefix.state, prefix.length)
+            except StateError as error:
+                self._kept.refuse(prefix, error)
+            else:
+                self.store.put(prefix)
+            self._backend.forget(seq)
 
     def shrink(self, limit_bytes: int) -> None:
         """Keep no more than ``limit_bytes`` from now on."""
@@ -68,7 +86,8 @@ class Sharing:
         if not self.on:
             return
         prompt = slot.prompt
-        slot.position = slot.kept = slot.cached = self._restore(slot, prompt.beginning)
+        slot.position, slot.origin = self.restore(slot.index, prompt.beginning)
+        slot.kept = slot.cached = slot.position
         learned = max((common_tokens(prompt.beginning, other) for other in self._recent), default=0)
         self._recent.append(prompt.beginning)
         wanted = {prompt.turn: False, prompt.shared: True}
@@ -105,39 +124,52 @@ class Sharing:
 
     def resume(self, slot: Slot) -> None:
         """Into an empty sequence, all that is kept of what the slot had evaluated; the rest is pending."""
-        slot.position = slot.kept = self._restore(slot, key_of(slot.tokens[:-1]))
+        slot.position, slot.origin = self.restore(slot.index, key_of(slot.tokens[:-1]))
+        slot.kept = slot.position
 
-    def _restore(self, slot: Slot, wanted: bytes) -> int:
-        """The longest beginning of ``wanted`` that is kept, into the slot's empty sequence; its tokens."""
+    def restore(self, seq: int, wanted: bytes) -> tuple[int, Prefix[State] | None]:
+        """The longest beginning of ``wanted`` that is kept, into an empty sequence: tokens, and the entry."""
         backend = self._backend
         while (found := self.store.longest(wanted, cut=backend.can_truncate)) is not None:
             prefix, length = found
             try:
-                backend.restore(slot.index, prefix.state, prefix.length)
+                backend.restore(seq, prefix.state, prefix.length)
             except StateError as error:
                 log.warning("a kept prefix of %d tokens is of no use: %s", prefix.length, error)
                 self.store.drop(prefix.key)
                 continue
-            backend.truncate(slot.index, length)
+            backend.truncate(seq, length)
             self.store.hit(prefix)
-            slot.origin = prefix
-            return length
-        return 0
+            if prefix.shared and self._kept is not None and prefix.hits == 1:
+                self._kept.write(prefix)
+            return length, prefix
+        return 0, None
 
-    def _keep(self, slot: Slot, *, shared: bool) -> None:
-        key = key_of(slot.tokens[: slot.position])
-        size_bytes = self._backend.state_bytes(slot.index) + len(key)
-        # The earlier turn of this conversation will hardly be asked for again.
-        if slot.origin is not None and not slot.origin.shared and key.startswith(slot.origin.key):
-            self.store.supersede(slot.origin)
+    def keep(self, seq: int, tokens: list[int], *, shared: bool, evict: bool = True) -> Prefix[State] | None:
+        """Save a sequence that has evaluated ``tokens``; None when there is no room for it.
+
+        Without ``evict`` nothing else is let go of for it.
+        """
+        key = key_of(tokens)
+        size_bytes = self._backend.state_bytes(seq) + len(key)
+        if not evict and size_bytes > self.store.free_bytes:
+            return None
         if not self.store.make_room(size_bytes):
-            self._too_long = min(self._too_long, slot.position)
-            return
+            self._too_long = min(self._too_long, len(tokens))
+            return None
         try:
-            state = self._backend.save(slot.index)
+            state = self._backend.save(seq)
         except StateError as error:
-            log.warning("a prefix of %d tokens is not kept: %s", slot.position, error)
-            return
+            log.warning("a prefix of %d tokens is not kept: %s", len(tokens), error)
+            return None
         prefix = Prefix(key, state, size_bytes, shared=shared)
         self.store.put(prefix)
-        slot.kept, slot.origin = slot.position, prefix
+        return prefix
+
+    def _keep(self, slot: Slot, *, shared: bool) -> None:
+        # The earlier turn of this conversation will hardly be asked for again.
+        if slot.origin is not None and not slot.origin.shared and slot.origin.length <= slot.kept:
+            self.store.supersede(slot.origin)
+        prefix = self.keep(slot.index, slot.tokens[: slot.position], shared=shared)
+        if prefix is not None:
+            slot.kept, slot.origin = prefix.length, prefix

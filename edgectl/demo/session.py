@@ -168,10 +168,12 @@ class Demo:
     def _config(self) -> str:
         base = Config(node=NODE, state_dir=str(self.folder / "state"))
         config = with_plan(base, self._chosen)
+        # As planned: trying what is best takes some seconds, which pay off in months, not in minutes.
+        model = structs.replace(config.model, system=SYSTEM, threads=self._chosen.plan.threads)
         return config_text(
             structs.replace(
                 config,
-                model=structs.replace(config.model, system=SYSTEM),
+                model=model,
                 mqtt=structs.replace(
                     config.mqtt, port=self.addresses.mqtt_port, version=self._mqtt_version()
                 ),

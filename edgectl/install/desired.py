@@ -110,7 +110,7 @@ def with_plan(config: Config, chosen: Chosen) -> Config:
         context=plan.context_tokens,
         slots=plan.slots,
         ubatch=plan.ubatch,
-        threads=plan.threads,
+        threads=0,  # the daemon tries which number is best, beside whatever else runs
         kv_type=plan.kv_type,
         mmap=plan.mmap,
         repack=plan.repack,

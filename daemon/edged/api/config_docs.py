@@ -20,7 +20,7 @@ EXPLANATIONS: dict[str, str] = {
         "Tokens of one compute step; smaller cancels sooner and takes less memory, larger reads faster."
     ),
     "model.threads": (
-        "Threads of the engine; 0 tries which number is best here, and again when other programs' load has changed."
+        "Threads of the engine; 0 tries which number is best here, and again when what else runs has changed."
     ),
     "model.kv_type": "Number format of the KV cache; q8_0 halves its memory against f16.",
     "model.embeddings": "Load the model to make vectors of texts (embed) and for nothing else.",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import Struct
 
-from edged.ipc.messages import EngineOptions
+from edged.api.requests import Message
+from edged.ipc.messages import Done, EngineOptions
+from edged.worker.template import TemplateError
 from tests.kit.decoding import Drawn, Stage, Watched, alone, watched
 from tests.kit.model import gemma3, smollm2
 from tests.kit.random_model import random_model
@@ -20,53 +22,65 @@ pytestmark = pytest.mark.model
 
 REQUESTS = 16
 UBATCH = 64
-# In a batch the same sums are made in another order, which moves logits by up to some hundredths. Where
-# the two best tokens are closer than this either may win, and what follows is another text.
-NEAR_TIE = 0.05
+# In a batch the same sums are made in another order, which moves logits by some hundredths. Where the two
+# best tokens are closer than this either may win, and what follows is another text.
+NEAR_TIE = 0.15
 
 SYSTEMS = (
     (
-        "You are the voice of a small box beside a machine. Answer in one short sentence, in plain words, "
-        "and say only what the readings show. If a value is out of range, name it first."
+        "You are the voice of a small box beside a machine in a hall where nobody stands all day. Answer in "
+        "one short sentence, in plain words, and say only what the readings show. If a value is out of "
+        "range, name it first, then the part of the machine it belongs to, and then what a person should "
+        "look at before anything else. Never guess a cause, and if there is nothing to say, say so."
     ),
     "You translate what a sensor says into a line for the log of the night shift.",
     "",
 )
-WORDS = (
-    "pump valve door belt motor fan water oil heat noise level high low open shut left right two five nine"
-)
+WORDS = "pump valve door belt motor fan water oil heat noise level high low open shut left right two five"
 
 
 class Job(Struct, frozen=True):
     """One request: it arrives before a turn, and some are called off before another."""
 
-    prompt: str
+    system: str
+    text: str
     max_tokens: int
     arrives: int
     cancelled: int | None = None
 
 
 def jobs(seed: int) -> list[Job]:
-    """Sixteen with mixed lengths; ten share one of two prefixes, four come late, three are called off."""
+    """Mixed lengths; eleven share one of two beginnings, four come late, three are called off."""
     dice = random.Random(seed)
     made = []
     for number in range(REQUESTS):
-        system = SYSTEMS[0 if number % 3 == 0 else 1 if number % 3 == 1 else 2]
+        system = SYSTEMS[number % 3]
         reading = " ".join(dice.choice(WORDS.split()) for _ in range(dice.choice((3, 10, 25, 90))))
         arrives = dice.randint(3, 25) if number % 4 == 3 else 0
         cancelled = arrives + dice.randint(1, 14) if number % 5 == 4 else None
-        prompt = f"{system} Reading {number}: {reading}. Report:"
-        made.append(Job(prompt, dice.randint(6, 20), arrives, cancelled))
+        text = f"Reading {number}: {reading}. Report:"
+        made.append(Job(system, text, dice.randint(6, 20), arrives, cancelled))
     return made
 
 
-def play(stage: Stage, work: list[Job]) -> None:
+def asked(backend: Watched, job: Job) -> tuple[dict[str, Any], list[int]]:
+    """The fields of the request, a conversation where the model knows how, and the tokens of its prompt."""
+    said = (("system", job.system), ("user", job.text))
+    messages = tuple(Message(role=role, content=text) for role, text in said if text)
+    try:
+        return {"op": "chat", "messages": messages}, backend.render(messages, thinking=False)
+    except TemplateError:
+        prompt = f"{job.system} {job.text}"
+        return {"op": "generate", "prompt": prompt}, backend.tokenize(prompt)
+
+
+def play(stage: Stage, work: list[Job], fields: list[dict[str, Any]]) -> None:
     turn = 0
     left = dict(enumerate(work))
     while left or not stage.idle:
         for key, job in list(left.items()):
             if job.arrives == turn:
-                stage.start(key, op="generate", prompt=job.prompt, max_tokens=job.max_tokens)
+                stage.start(key, max_tokens=job.max_tokens, **fields[key])
             if job.cancelled == turn:
                 stage.cancel(key)
             if turn >= max(job.arrives, job.cancelled or 0):
@@ -79,8 +93,8 @@ def tokens(drawn: list[Drawn]) -> list[int]:
     return [item.token for item in drawn]
 
 
-def same_but_for_near_ties(said: list[Drawn], lone: list[Drawn]) -> str:
-    """ "" when ``said`` begins as ``lone`` does; else how near the tie was where they part. Fails on no tie."""
+def near_tie(said: list[Drawn], lone: list[Drawn]) -> str:
+    """Where the two part and how near the tie was there, which must be one; empty when they do not part."""
     for index, (ours, theirs) in enumerate(zip(said, lone, strict=False)):
         if ours.token != theirs.token:
             gap = min(ours.gap, theirs.gap)
@@ -88,7 +102,7 @@ def same_but_for_near_ties(said: list[Drawn], lone: list[Drawn]) -> str:
                 f"token {index} is {ours.token} (ahead by {ours.gap:.3f}), alone {theirs.token} "
                 f"(ahead by {theirs.gap:.3f}): no near-tie"
             )
-            return f"token {index} of {len(lone)} differs: {ours.token} for {theirs.token}, {gap:.4f} apart"
+            return f"token {index} of {len(lone)} is {ours.token} for {theirs.token}, {gap:.4f} apart"
     return ""
 
 
@@ -100,36 +114,42 @@ def load(name: str, folder: Path, slots: int) -> tuple[Watched, EngineOptions]:
     return watched(path, options), options
 
 
-@pytest.mark.parametrize(("name", "slots"), [("smollm2", 16), ("gemma3", 16), ("qwen35", 16), ("qwen35", 3)])
-def test_sixteen_requests_at_once_each_get_the_tokens_they_get_alone(tmp_path, name, slots, record_property):
+@pytest.mark.parametrize(
+    ("name", "slots", "cache_mib"),
+    [("smollm2", 16, 64), ("gemma3", 16, 64), ("qwen35", 16, 64), ("qwen35", 3, 64), ("qwen35", 16, 0)],
+)
+def test_sixteen_requests_at_once_each_get_the_tokens_they_get_alone(
+    tmp_path, name, slots, cache_mib, record_property
+):
     backend, options = load(name, tmp_path, slots)
     work = jobs(seed=slots)
-    prompts = [backend.tokenize(job.prompt) for job in work]
+    fields, prompts = zip(*(asked(backend, job) for job in work), strict=True)
     lone = [
         alone(backend, prompt, job.max_tokens, chunk=UBATCH)
         for prompt, job in zip(prompts, work, strict=True)
     ]
-    stage = Stage(backend, options)
-    play(stage, work)
+    stage = Stage(backend, options, cache_bytes=cache_mib << 20)
+    play(stage, work, fields)
 
-    ties = []
-    for key, job in enumerate(work):
-        said = backend.drawn.get(tuple(prompts[key]), [])
-        end = stage.end(key)
-        if job.cancelled is None or not hasattr(end, "code"):
-            assert end.usage.prompt_tokens == len(prompts[key])
+    ties, cached = [], 0
+    for key, prompt in enumerate(prompts):
+        said, end = backend.drawn.get(tuple(prompt), []), stage.end(key)
+        if isinstance(end, Done):
+            assert end.usage.prompt_tokens == len(prompt)
             assert end.usage.completion_tokens == len(said)
-        tie = same_but_for_near_ties(said, lone[key])
-        if tie:
-            ties.append(f"request {key}: {tie}")
-        elif not hasattr(end, "code"):
-            assert tokens(said) == tokens(lone[key])
+            cached += end.usage.cached_tokens
         else:
             assert end.code == "cancelled"
+        tie = near_tie(said, lone[key])
+        if tie:
+            ties.append(f"request {key}: {tie}")
+        elif isinstance(end, Done):
+            assert tokens(said) == tokens(lone[key])
+        else:
             assert tokens(said) == tokens(lone[key])[: len(said)]
-    for tie in ties:
-        print(tie)
+    print(f"{len(ties)} near-ties, {cached} tokens from the cache", *ties, sep="\n")
     record_property("near_ties", "; ".join(ties) or "none")
-    assert len(ties) <= REQUESTS // 4
+    assert len(ties) <= REQUESTS // 2
+    assert bool(cached) == bool(cache_mib)
     assert len({tuple(tokens(drawn)) for drawn in lone}) > REQUESTS // 2
     backend.close()

@@ -25,6 +25,8 @@ ROUTES = [
     ("GET", "/v1/models/default"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/classify"),
+    ("POST", "/v1/embeddings"),
     ("GET", "/no/such/route"),
 ]
 
@@ -241,7 +243,7 @@ def test_the_index_names_every_route():
         async with serving() as box, box.client() as client:
             routes = (await client.get("/")).json()["routes"]
             assert routes["/v1/completions"] == ["POST"]
-            assert len(routes) == 9
+            assert len(routes) == 11
 
     asyncio.run(scenario())
 

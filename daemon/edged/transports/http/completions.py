@@ -40,9 +40,9 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises EdgeError while nothing has been sent; afterwards failures go into the stream."""
-        _check_media_type(scope)
+        check_media_type(scope)
         try:
-            raw = await self._read(receive)
+            raw = await read_body(receive, self._patience.body_s)
             wanted = self._parse(raw, scope)
             events = watched(self._service.submit(wanted.request), receive, self._patience.comment_s)
             async with aclosing(events):
@@ -50,20 +50,6 @@ class Completions:
                 await deliver(wanted, events, scope, receive, send)
         except ClientGone:
             return
-
-    async def _read(self, receive: Receive) -> bytes:
-        chunks: list[bytes] = []
-        try:
-            async with asyncio.timeout(self._patience.body_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    chunks.append(message.get("body", b""))
-                    if not message.get("more_body"):
-                        return b"".join(chunks)
-        except TimeoutError:
-            raise SlowBody(f"the body did not arrive within {self._patience.body_s:g} s") from None
 
     def _parse(self, raw: bytes, scope: Scope) -> Wanted:
         wanted = parse(
@@ -122,7 +108,24 @@ def client_name(scope: Scope) -> str:
     return "http:" + re.sub(r"[^A-Za-z0-9._:-]", "-", peer)[:48]
 
 
-def _check_media_type(scope: Scope) -> None:
+async def read_body(receive: Receive, limit_s: float) -> bytes:
+    """The whole body. Raises SlowBody, and ClientGone when the client hangs up."""
+    chunks: list[bytes] = []
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunks.append(message.get("body", b""))
+                if not message.get("more_body"):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise SlowBody(f"the body did not arrive within {limit_s:g} s") from None
+
+
+def check_media_type(scope: Scope) -> None:
+    """Raises WrongMediaType for anything but plain JSON."""
     kind = ", ".join(header_values(scope, b"content-type"))
     if not _JSON.fullmatch(kind.strip()):
         raise WrongMediaType(f"the Content-Type is {kind[:80]!r}", hint="send application/json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -36,6 +36,7 @@ NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
     "modalities": (b'["text"]',),
 }
 
+_Kind = TypeVar("_Kind", bound=Struct)
 _Nothing: TypeAlias = Annotated[list[Any], Meta(max_length=0)] | None
 
 
@@ -67,10 +68,22 @@ class TemplateOptions(Struct, frozen=True, forbid_unknown_fields=True):
     enable_thinking: bool | None = None
 
 
-class Body(Struct, frozen=True, kw_only=True):
-    """What chats and plain completions share; ``id``, ``priority`` and ``ttl_s`` are ours."""
+class Addressed(Struct, frozen=True, kw_only=True):
+    """What every request says of itself; ``id``, ``priority`` and ``ttl_s`` are ours."""
 
     model: str | None = None
+    id: str | None = None
+    priority: int | None = None
+    ttl_s: float | None = None
+
+    def terms(self) -> dict[str, Any]:
+        """Fields of the request: when it is wanted."""
+        return {"ttl_s": self.ttl_s, "priority": 5 if self.priority is None else self.priority}
+
+
+class Body(Addressed, frozen=True, kw_only=True):
+    """What chats and plain completions share."""
+
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -83,9 +96,6 @@ class Body(Struct, frozen=True, kw_only=True):
     repeat_penalty: float | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    id: str | None = None
-    priority: int | None = None
-    ttl_s: float | None = None
 
 
 class ChatBody(Body, frozen=True, kw_only=True):
@@ -134,32 +144,37 @@ def parse(raw: bytes, dialect: Dialect, *, model: ModelInfo, request_id: str, cl
 
     Ranges are the service's to check: they are the same for every transport.
     """
-    body = _decode(raw, dialect.body)
+    body: ChatBody | TextBody = decode_body(raw, dialect.body)
+    check_address(body, model)
+    chat = body if isinstance(body, ChatBody) else None
+    request = Request(
+        id=body.id or request_id,
+        client=client,
+        op=dialect.op,
+        messages=tuple(message(index, item) for index, item in enumerate(chat.messages)) if chat else (),
+        prompt=_prompt(body.prompt) if isinstance(body, TextBody) else "",
+        max_tokens=_max_tokens(body),
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
+        thinking=chat.chat_template_kwargs.enable_thinking if chat and chat.chat_template_kwargs else None,
+        **body.terms(),
+    )
+    options = body.stream_options or StreamOptions()
+    return Wanted(request=request, stream=bool(body.stream), include_usage=options.include_usage)
+
+
+def check_address(body: Addressed, model: ModelInfo) -> None:
+    """Raises BadRequest for an id that cannot be one, and ModelNotFound."""
     if body.model is not None and not serves(model, body.model):
         raise ModelNotFound(
             f"model: {body.model[:80]!r} is not served here", hint=f"this is {model_id(model)}"
         )
     if body.id is not None and not ID_PATTERN.fullmatch(body.id):
         raise BadRequest("id: 1 to 64 characters of A-Z a-z 0-9 . _ : - are allowed")
-    chat = body if isinstance(body, ChatBody) else None
-    request = Request(
-        id=body.id or request_id,
-        client=client,
-        op=dialect.op,
-        messages=tuple(_message(index, item) for index, item in enumerate(chat.messages)) if chat else (),
-        prompt=_prompt(body.prompt) if isinstance(body, TextBody) else "",
-        max_tokens=_max_tokens(body),
-        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-        sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
-        thinking=chat.chat_template_kwargs.enable_thinking if chat and chat.chat_template_kwargs else None,
-        ttl_s=body.ttl_s,
-        priority=5 if body.priority is None else body.priority,
-    )
-    options = body.stream_options or StreamOptions()
-    return Wanted(request=request, stream=bool(body.stream), include_usage=options.include_usage)
 
 
-def _decode(raw: bytes, kind: type[ChatBody | TextBody]) -> ChatBody | TextBody:
+def decode_body(raw: bytes, kind: type[_Kind]) -> _Kind:
+    """The JSON object in ``raw``; raises BadRequest, naming the field."""
     if not raw.strip():
         raise BadRequest("the body is empty; a JSON object is needed")
     try:
@@ -207,19 +222,20 @@ def _in_our_words(problem: str) -> str:
     return f"{field}: {text[0].lower()}{text[1:]}" if field else f"the body: {text[0].lower()}{text[1:]}"
 
 
-def _message(index: int, message: ChatMessage) -> Message:
-    role: Role = "system" if message.role == "developer" else message.role
-    if message.content is None and message.role != "assistant":
+def message(index: int, said: ChatMessage) -> Message:
+    """One turn in our vocabulary; raises BadRequest."""
+    role: Role = "system" if said.role == "developer" else said.role
+    if said.content is None and said.role != "assistant":
         raise BadRequest(f"messages[{index}].content: is missing")
-    if not isinstance(message.content, list):
-        return Message(role=role, content=message.content or "")
-    for part in message.content:
+    if not isinstance(said.content, list):
+        return Message(role=role, content=said.content or "")
+    for part in said.content:
         if part.type != "text" or part.text is None:
             raise BadRequest(
                 f"messages[{index}].content: parts of type {_printable(part.type)} are not supported; "
                 "this model reads text parts only"
             )
-    return Message(role=role, content="".join(part.text or "" for part in message.content))
+    return Message(role=role, content="".join(part.text or "" for part in said.content))
 
 
 def _prompt(prompt: str | list[str]) -> str:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from edged import __version__
 from edged.api.errors import EdgeError
 from edged.transports.http import guards
+from edged.transports.http.at_once import AtOnce, Classify, Embeddings
 from edged.transports.http.completions import Completions
 from edged.transports.http.errors import JsonResponse, ModelNotFound, error_response, router_error
 from edged.transports.http.hosts import own_names
@@ -59,6 +60,8 @@ def _routes(service: Service, patience: Patience) -> list[Route]:
         Route("/v1/models/{name:path}", about.model),
         Route("/v1/chat/completions", Completions(service, CHAT, patience), methods=["POST"]),
         Route("/v1/completions", Completions(service, TEXT, patience), methods=["POST"]),
+        Route("/v1/classify", AtOnce(service, Classify(), patience), methods=["POST"]),
+        Route("/v1/embeddings", AtOnce(service, Embeddings(), patience), methods=["POST"]),
     ]
 
 

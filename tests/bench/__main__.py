@@ -63,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="instead of one per physical core")
     parser.add_argument("--model", choices=MODELS, action="append", help="only this one")
     parser.add_argument("--peer", choices=[*PEERS, "none"], action="append", help="only this one")
+    parser.add_argument("--native", action="store_true", help="compile llama-server for this CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there; - for the screen")
     parser.add_argument(
         "--folder", type=Path, default=Path("/var/tmp"), help="on a disk: replicas and logs while measuring"
@@ -82,6 +83,7 @@ def measured(name: str, chosen: argparse.Namespace) -> Iterator[Report]:
                 quick=chosen.quick,
                 rounds=chosen.rounds,
                 threads=chosen.threads,
+                native=chosen.native,
                 models=tuple(chosen.model or MODELS),
                 peers=tuple(peer for peer in chosen.peer or PEERS if peer != "none"),
             )

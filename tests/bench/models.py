@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SMOLLM2 = "SmolLM2-135M Q4_1"
 REPLICA = "Qwen3.5-0.8B Q4_K_M replica"
+QUESTION_TOKENS = 26
 QUICK_LAYERS = 4  # one of them attends, as one of four does in the whole model
 
 # As Qwen3.5's own: a thought, here empty, belongs to the turn that is being answered and leaves history.
@@ -64,6 +65,13 @@ class Model:
         while len(self.tokens(" ".join(words))) > tokens:
             words.pop()
         return " ".join(words)
+
+    def question(self, number: int) -> str:
+        """A short one, different for every ``number``; SmolLM2 answers it at length."""
+        topic = TOPICS[number % len(TOPICS)]
+        words = f"Write a long story in many sentences about {topic}, with the number {number} in it."
+        short = len(self.tokens(words)) <= QUESTION_TOKENS
+        return words if short else self.text(QUESTION_TOKENS, number)
 
     def close(self) -> None:
         library.llama_model_free(self._model)
@@ -158,12 +166,6 @@ TOPICS = [
 def _sentence(rng: random.Random) -> str:
     what, where = rng.choice(SUBJECTS).capitalize(), rng.choice(PLACES)
     return f"{what} in the {where} {rng.choice(DOINGS)}, number {rng.randrange(1000)}."
-
-
-def question(number: int) -> str:
-    """A short question that SmolLM2 answers at length; different for every ``number``."""
-    topic = TOPICS[number % len(TOPICS)]
-    return f"Write a long story in many sentences about {topic}, with the number {number} in it."
 
 
 @library.llama_log_callback

@@ -29,6 +29,7 @@ class Options(Struct, frozen=True, kw_only=True):
     threads: int = 0
     models: tuple[str, ...] = MODELS
     peers: tuple[str, ...] = PEERS
+    native: bool = False  # llama-server compiled for this CPU
 
     def count(self, full: int, quick: int) -> int:
         """A size of a scenario: tokens, requests."""

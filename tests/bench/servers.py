@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
+from edged.api.config import Memory
 from edged.host.cpus import compute_threads
-from tests.bench.peers.environment import peer_python
+from tests.bench.peers.environment import native_llama_server, peer_python
 from tests.kit.daemon import Daemon, free_port, wait_until
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ LLAMA_CPP_PYTHON = "llama-cpp-python"
 
 START_LIMIT_S = 300.0
 PROGRAMS = "tests/bench/peers"
-READY = re.compile(r"^ready (.*)$", re.MULTILINE)
+READY = re.compile(r"^ready ", re.MULTILINE)
+KERNELS = re.compile(r"CPU : .*")  # as llama_print_system_info has it
 SAME_CONDITIONS = (
     "no weight repacking anywhere (edged: repack = off, llama-server: --no-repack, llama-cpp-python: "
     "use_extra_bufts = False)"
@@ -56,6 +58,8 @@ class Conditions(Struct, frozen=True, kw_only=True):
             "limits": f"{self.slots} clients of {self.context} tokens, {self.used_threads} threads, KV f16, "
             f"greedy; edged computes in steps of {self.ubatch} tokens, peers in those of their defaults",
             "conditions": SAME_CONDITIONS,
+            "memory for prompts": f"edged keeps beginnings of prompts in up to {Memory().cache_mib} MiB, "
+            "llama-server whole ones in up to 8192 MiB, each by its default",
         }
 
 
@@ -80,9 +84,16 @@ class Edged:
     """The daemon, started as tests start it; ``sections`` are merged into its configuration."""
 
     def __init__(
-        self, folder: Path, conditions: Conditions, sections: dict[str, dict[str, Any]] | None = None
+        self,
+        folder: Path,
+        conditions: Conditions,
+        sections: dict[str, dict[str, Any]] | None = None,
+        *,
+        name: str = EDGED,
     ) -> None:
-        self.name = EDGED
+        self.name = name
+        folder = folder / name.replace(" ", "-")
+        folder.mkdir(exist_ok=True)
         self.daemon = Daemon(edged_tree(conditions, sections or {}), folder)
         self.port = self.daemon.port
 
@@ -131,23 +142,21 @@ def edged_tree(conditions: Conditions, sections: dict[str, dict[str, Any]]) -> d
 class Peer:
     """A program of ``tests/bench/peers`` in its environment; it ends with our end of its standard input."""
 
-    def __init__(self, name: str, environment: str, program: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.port = free_port()
-        self._environment = environment
-        self._program = program
         self._log = folder / f"{name.replace(' ', '-')}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def parameters(self) -> dict[str, Any]:
+    def command(self) -> list[str]:
+        """The program of ``tests/bench/peers`` with its interpreter and arguments."""
         raise NotImplementedError
 
+    def body(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return fields
+
     def start(self) -> None:
-        command = [
-            str(peer_python(self._environment)),
-            f"{PROGRAMS}/{self._program}",
-            json.dumps(self.parameters()),
-        ]
+        command = self.command()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         wait_until(self._listens, f"{self.name} to be ready", START_LIMIT_S)
@@ -172,9 +181,8 @@ class Peer:
             self._process.wait()
 
     def kernels(self) -> str:
-        found = READY.search(self.log())
-        said = json.loads(found.group(1))["kernels"] if found else ""
-        names = re.findall(r"(\w+) = 1", said)
+        found = KERNELS.search(self.log())
+        names = re.findall(r"([A-Z]\w+) = 1", found.group(0)) if found else []
         return " ".join(name for name in names if name not in {"SSE3", "SSSE3", "LLAMAFILE", "REPACK"})
 
     def log(self) -> str:
@@ -191,14 +199,14 @@ class LlamaServer(Peer):
     def __init__(
         self, folder: Path, conditions: Conditions, *, name: str = LLAMA_SERVER, batch: int = 0
     ) -> None:
-        super().__init__(name, "xllamacpp", "llama_server.py", folder)
+        super().__init__(name, folder)
         self._conditions = conditions
         self._batch = batch
 
-    def parameters(self) -> dict[str, Any]:
+    def command(self) -> list[str]:
         conditions = self._conditions
         own = {"n_batch": self._batch, "n_ubatch": self._batch} if self._batch else {}
-        return {
+        parameters = {
             "model.path": conditions.model,
             "n_ctx": conditions.context * conditions.slots,
             "n_parallel": conditions.slots,
@@ -212,21 +220,40 @@ class LlamaServer(Peer):
             "port": self.port,
             **own,
         }
+        return [str(peer_python("xllamacpp")), f"{PROGRAMS}/llama_server.py", json.dumps(parameters)]
 
     def body(self, fields: dict[str, Any]) -> dict[str, Any]:
-        return {**fields, "ignore_eos": True} if fields.get("max_tokens") else fields
+        return {**fields, "ignore_eos": True} if "response_format" not in fields else fields
+
+
+class NativeLlamaServer(LlamaServer):
+    """The same, compiled for this CPU."""
+
+    def command(self) -> list[str]:
+        conditions = self._conditions
+        batch = str(self._batch)
+        return [
+            sys.executable, f"{PROGRAMS}/native_llama_server.py", str(native_llama_server()),
+            "--model", conditions.model,
+            "--ctx-size", str(conditions.context * conditions.slots),
+            "--parallel", str(conditions.slots),
+            "--threads", str(conditions.used_threads),
+            "--threads-batch", str(conditions.used_threads),
+            "--no-repack", "--fit", "off", "--no-ui", "--host", "127.0.0.1", "--port", str(self.port),
+            *(("--batch-size", batch, "--ubatch-size", batch) if self._batch else ()),
+        ]  # fmt: skip
 
 
 class LlamaCppPython(Peer):
     """llama-cpp-python's server: one request at a time; the others wait for it."""
 
     def __init__(self, folder: Path, conditions: Conditions) -> None:
-        super().__init__(LLAMA_CPP_PYTHON, "llama-cpp-python", "llama_cpp_python.py", folder)
+        super().__init__(LLAMA_CPP_PYTHON, folder)
         self._conditions = conditions
 
-    def parameters(self) -> dict[str, Any]:
+    def command(self) -> list[str]:
         conditions = self._conditions
-        return {
+        settings = {
             "model": conditions.model,
             "port": self.port,
             "n_ctx": conditions.context,
@@ -235,17 +262,32 @@ class LlamaCppPython(Peer):
             "logits_all": False,  # its server's default computes the logits of every prompt token
             "flash_attn": True,  # the others choose, and choose it
         }
+        return [str(peer_python("llama-cpp-python")), f"{PROGRAMS}/llama_cpp_python.py", json.dumps(settings)]
 
     def body(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Without what its bodies do not know."""
         return {name: value for name, value in fields.items() if name != "stream_options"}
 
 
-def contestants(options: Options, conditions: Conditions) -> list[Edged | Peer]:
+def edged_and_llama_server(
+    options: Options, conditions: Conditions, *variants: tuple[str, int]
+) -> list[Edged | Peer]:
+    """Edged first, then llama-server if it was chosen, and ``variants`` of it: name and batch."""
+    kind = NativeLlamaServer if options.native else LlamaServer
+    peers: list[Edged | Peer] = [
+        kind(options.folder, conditions, name=name, batch=batch)
+        for name, batch in ((LLAMA_SERVER, 0), *variants)
+        if LLAMA_SERVER in options.peers
+    ]
+    return [Edged(options.folder, conditions), *peers]
+
+
+def edged_and_peers(options: Options, conditions: Conditions) -> list[Edged | Peer]:
     """Edged first, then the peers that were chosen."""
-    known = {LLAMA_SERVER: LlamaServer, LLAMA_CPP_PYTHON: LlamaCppPython}
-    chosen = [kind(options.folder, conditions) for name, kind in known.items() if name in options.peers]
-    return [Edged(options.folder, conditions), *chosen]
+    servers = edged_and_llama_server(options, conditions)
+    if LLAMA_CPP_PYTHON in options.peers:
+        servers.append(LlamaCppPython(options.folder, conditions))
+    return servers
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def main() -> None:
     app = create_app(server_settings=server, model_settings=[ModelSettings(**settings)])
     threading.Thread(target=_leave_with_the_bench, daemon=True).start()
     info = library.llama_print_system_info().decode()
-    print(f"ready {json.dumps({'kernels': info})}", flush=True)
+    print(f"ready {info}", flush=True)
     uvicorn.run(app, host=server.host, port=server.port, log_level="warning")
 
 

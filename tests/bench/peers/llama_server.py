@@ -19,8 +19,7 @@ def main() -> None:
             owner = getattr(owner, part)
         setattr(owner, last, value)
     server = xllamacpp.Server(params)
-    info = xllamacpp.get_system_info()
-    print(f"ready {json.dumps({'url': server.listening_address, 'kernels': info})}", flush=True)
+    print(f"ready at {server.listening_address}, {xllamacpp.get_system_info()}", flush=True)
     sys.stdin.read()
     os._exit(0)  # its threads have no end of their own
 

@@ -10,7 +10,6 @@ from msgspec import Struct, field
 
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
-from tests.bench.models import question
 from tests.bench.options import say
 from tests.bench.servers import (
     EDGED,
@@ -18,7 +17,7 @@ from tests.bench.servers import (
     LLAMA_SERVER,
     Conditions,
     LlamaCppPython,
-    contestants,
+    edged_and_peers,
     started,
 )
 
@@ -94,7 +93,7 @@ def _bench(options: Options, model: Model) -> Report:
         report.figure("time to first token after turn one, median", "s", *peers),
         report.figure("time to first token of the last turn", "s", *peers),
     ]  # fmt: skip
-    servers = contestants(options, conditions)
+    servers = edged_and_peers(options, conditions)
     with started(*servers):
         for server in servers:
             chat(server, {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 2})
@@ -105,7 +104,7 @@ def _bench(options: Options, model: Model) -> Report:
                 Talk(server=server, messages=[{"role": "system", "content": system}]) for server in servers
             ]
             for turn in range(turns):
-                ask = f"{question(turn)} {model.text(USER_TOKENS, 1000 * number + turn)}"
+                ask = model.text(USER_TOKENS, 1000 * number + turn)
                 for talk in talks:
                     talk.turn(ask, answer)
             _note(report, figures, talks)

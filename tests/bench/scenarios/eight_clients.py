@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from edged.host.procfs import process_memory
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import Stream, at_once, chat
-from tests.bench.models import SMOLLM2, Model, question
+from tests.bench.models import SMOLLM2, Model
 from tests.bench.options import Options, say
 from tests.bench.servers import (
     EDGED,
     LLAMA_CPP_PYTHON,
     LLAMA_SERVER,
     Conditions,
-    contestants,
+    edged_and_peers,
     started,
 )
 
@@ -57,7 +57,7 @@ def _bench(options: Options, model: Model, *, share: bool) -> Report:
         title=f"{CLIENTS} clients at once, {what} of {prefix} tokens, {answer}-token answers: {model.name}",
         settings=conditions.describe(),
     )
-    servers = contestants(options, conditions)
+    servers = edged_and_peers(options, conditions)
     with started(*servers):
         Bench(report, model, servers, prefix=prefix, answer=answer, share=share).run(options)
         report.settings["kernels"] = "; ".join(f"{one.name}: {one.kernels()}" for one in servers)
@@ -143,7 +143,10 @@ class Bench:
         return [self._model.text(self._prefix, seed * CLIENTS + index) for index in range(CLIENTS)]
 
     def _body(self, system: str, number: int) -> dict:
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": question(number)}]
+        messages = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": self._model.question(number)},
+        ]
         return {"messages": messages, "max_tokens": self._answer}
 
     def _burst(self, server, systems, numbers, speed, first) -> None:

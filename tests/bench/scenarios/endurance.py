@@ -12,7 +12,6 @@ from msgspec import Struct
 from edged.host.procfs import process_memory
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import BenchError, abandon, at_once, chat
-from tests.bench.models import question
 from tests.bench.options import say
 from tests.bench.servers import Conditions, Edged, started
 from tests.kit.daemon import wait_until
@@ -92,7 +91,7 @@ def _shapes(model: Model, requests: int) -> list[Shape]:
 
 def _shape(rng: random.Random, model: Model, systems: list[str], number: int) -> Shape:
     length = int(2 ** rng.uniform(2, 8.5))  # 4 to 360 tokens, short ones more often
-    messages = [{"role": "user", "content": f"{question(number)} {model.text(length, number)}"}]
+    messages = [{"role": "user", "content": f"{model.question(number)} {model.text(length, number)}"}]
     if rng.random() < 0.5:
         messages.insert(0, {"role": "system", "content": rng.choice(systems)})
     fate = rng.random()

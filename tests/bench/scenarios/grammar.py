@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
-from tests.bench.models import question
 from tests.bench.options import say
-from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, Edged, LlamaServer, started
+from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, edged_and_llama_server, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,18 +59,16 @@ def _bench(options: Options, model: Model) -> Report:
         "decode speed", "tok/s",
         Ratio(of=_name(EDGED), to=EDGED, at_least=LEAST), Ratio(of=_name(LLAMA_SERVER), to=LLAMA_SERVER),
     )  # fmt: skip
-    servers: list[Edged | LlamaServer] = [Edged(options.folder, conditions)]
-    if LLAMA_SERVER in options.peers:
-        servers.append(LlamaServer(options.folder, conditions))
+    servers = edged_and_llama_server(options, conditions)
     fresh = count()
     with started(*servers):
         for server in servers:
-            chat(server, _body(next(fresh), 2, free=False))
+            chat(server, _body(model, next(fresh), 2, free=False))
         for number in range(options.rounds_of(ROUNDS)):
             say(f"round {number + 1}: {report.title}")
             for server in servers:
                 for name, free in ((server.name, True), (_name(server.name), False)):
-                    stream = chat(server, _body(next(fresh), tokens, free=free))
+                    stream = chat(server, _body(model, next(fresh), tokens, free=free))
                     speed.add(name, stream.decode_tps)
                     if stream.tokens < tokens:
                         report.note(f"{name}: some answers ended before {tokens} tokens")
@@ -82,6 +79,6 @@ def _name(server: str) -> str:
     return f"{server}, schema"
 
 
-def _body(number: int, tokens: int, *, free: bool) -> dict[str, Any]:
-    body = {"messages": [{"role": "user", "content": question(number)}], "max_tokens": tokens}
+def _body(model: Model, number: int, tokens: int, *, free: bool) -> dict[str, Any]:
+    body = {"messages": [{"role": "user", "content": model.question(number)}], "max_tokens": tokens}
     return body if free else {**body, "response_format": FORMAT}

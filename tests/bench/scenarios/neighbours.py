@@ -15,15 +15,15 @@ from edged.ipc.frames import FrameReader
 from edged.ipc.messages import EngineOptions, Load, Measure, Measured, Ready, decode_from_worker, encode
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
-from tests.bench.models import question
 from tests.bench.options import say
-from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, Edged, LlamaServer, started
+from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, Edged, edged_and_llama_server, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.bench.models import Model
     from tests.bench.options import Options
+    from tests.bench.servers import Server
 
 TOKENS = 64
 ROUNDS = 5
@@ -31,6 +31,7 @@ LEAST_BUSY = 0.35
 LEAST_QUIET = 0.97
 BUSY = "while True: pass"
 CONTEXT = 512
+TUNED = "edged, tuned for it, busy"
 
 # How OpenMP's threads wait for each other; "ours" is what edged sets for its worker.
 DEFAULT, OURS = "spinning (default)", "edged's"
@@ -68,17 +69,20 @@ def _servers(options: Options, model: Model) -> Report:
         settings=conditions.describe(),
     )
     ours = Ratio(of=_busy(EDGED), to=EDGED, at_least=LEAST_BUSY)
-    speed = report.figure("decode speed", "tok/s", ours, Ratio(of=_busy(LLAMA_SERVER), to=LLAMA_SERVER))
-    servers: list[Edged | LlamaServer] = [Edged(options.folder, conditions)]
-    if LLAMA_SERVER in options.peers:
-        servers.append(LlamaServer(options.folder, conditions))
+    speed = report.figure(
+        "decode speed", "tok/s",
+        ours, Ratio(of=TUNED, to=EDGED), Ratio(of=_busy(LLAMA_SERVER), to=LLAMA_SERVER),
+    )  # fmt: skip
+    report.note(f"{TUNED}: a daemon that chose threads and wait policy itself while the neighbours were busy")
+    servers = edged_and_llama_server(options, conditions)
     fresh = count()
 
-    def ask(server: Edged | LlamaServer, wanted: int) -> float:
-        message = {"role": "user", "content": question(next(fresh))}
+    def ask(server: Server, wanted: int) -> float:
+        message = {"role": "user", "content": model.question(next(fresh))}
         return chat(server, {"messages": [message], "max_tokens": wanted}).decode_tps
 
-    with started(*servers):
+    tuned = Edged(options.folder, conditions, {"model": {"threads": 0}}, name=TUNED)
+    with started(*servers), _started_busy(tuned):
         for server in servers:
             ask(server, 2)
         for number in range(options.rounds_of(ROUNDS)):
@@ -88,7 +92,17 @@ def _servers(options: Options, model: Model) -> Report:
             with busy_neighbours():
                 for server in servers:
                     speed.add(_busy(server.name), ask(server, tokens))
+                speed.add(TUNED, ask(tuned, tokens))
     return report
+
+
+@contextlib.contextmanager
+def _started_busy(server: Edged) -> Iterator[None]:
+    """``server``, started beside busy processes, as after a restart of the box."""
+    with contextlib.ExitStack() as stack:
+        with busy_neighbours():
+            stack.enter_context(started(server))
+        yield
 
 
 def _busy(name: str) -> str:

@@ -8,7 +8,6 @@ from edgectl.demo.broker import start_broker
 from tests.bench.bare_loop import BareLoop
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
-from tests.bench.models import question
 from tests.bench.mqtt_client import MqttClient
 from tests.bench.options import say
 from tests.bench.servers import Conditions, Edged, started
@@ -55,8 +54,8 @@ def _bench(options: Options, model: Model, port: int, version: str) -> Report:
     first = report.figure("time to first token", "s", Ratio(of=HTTP, to=BARE), Ratio(of=MQTT, to=BARE))
     edged = Edged(options.folder, conditions, {"mqtt": {"enabled": True, "port": port, "version": version}})
     with started(edged), BareLoop(conditions) as bare, MqttClient(port, "bench") as mqtt:
-        prompt_tokens = chat(edged, _body(0, 2)).prompt_tokens
-        mqtt.chat(_body(1, 2))
+        prompt_tokens = chat(edged, _body(model, 0, 2)).prompt_tokens
+        mqtt.chat(_body(model, 1, 2))
         bare.run(list(range(100, 100 + prompt_tokens)), 2)
         for number in range(options.rounds_of(ROUNDS)):
             say(f"round {number + 1}: {report.title}")
@@ -65,12 +64,12 @@ def _bench(options: Options, model: Model, port: int, version: str) -> Report:
             first.add(BARE, alone["first_s"])
             # Another question for each, so that nothing of it has been evaluated before.
             for name, ask in ((HTTP, lambda body: chat(edged, body)), (MQTT, mqtt.chat)):
-                stream = ask(_body(2 * number + (2 if name == HTTP else 3), tokens))
+                stream = ask(_body(model, 2 * number + (2 if name == HTTP else 3), tokens))
                 speed.add(name, stream.decode_tps)
                 first.add(name, stream.first_s)
     report.settings["prompt"] = f"about {prompt_tokens} tokens"
     return report
 
 
-def _body(number: int, tokens: int) -> dict:
-    return {"messages": [{"role": "user", "content": question(number)}], "max_tokens": tokens}
+def _body(model: Model, number: int, tokens: int) -> dict:
+    return {"messages": [{"role": "user", "content": model.question(number)}], "max_tokens": tokens}

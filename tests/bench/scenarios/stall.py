@@ -13,9 +13,8 @@ from msgspec import Struct
 
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import at_once, chat
-from tests.bench.models import question
 from tests.bench.options import say
-from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, Edged, LlamaServer, started
+from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, edged_and_llama_server, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,19 +64,14 @@ def _bench(options: Options, model: Model) -> Report:
         "before_s": report.figure("usual gap before, median", "s", *pairs),
         "first_s": report.figure("time to first token of the long prompt", "s", *pairs),
     }
-    servers: list[Edged | LlamaServer] = [Edged(options.folder, conditions)]
-    if LLAMA_SERVER in options.peers:
-        servers += [
-            LlamaServer(options.folder, conditions),
-            LlamaServer(options.folder, conditions, name=SMALL, batch=conditions.ubatch),
-        ]
+    servers = edged_and_llama_server(options, conditions, (SMALL, conditions.ubatch))
     fresh = count()
     with started(*servers):
         for number in range(options.rounds_of(ROUNDS)):
             prompt = model.text(long, number)
             for server in servers:
                 say(f"{server.name}, round {number + 1}: {report.title}")
-                found = _measure(server, prompt, fresh)
+                found = _measure(model, server, prompt, fresh)
                 for name, figure in figures.items():
                     figure.add(server.name, getattr(found, name))
     return report
@@ -86,7 +80,8 @@ def _bench(options: Options, model: Model) -> Report:
 class _Watch:
     """Knows when all streams run and when the long prompt is through; gaps are of one stream each."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Model) -> None:
+        self._model = model
         self.running = threading.Barrier(STREAMS + 1)
         self.over = threading.Event()
         self.streams: list[Stream] = []
@@ -103,15 +98,15 @@ class _Watch:
             return self.over.is_set()
 
         while True:
-            ask = {"role": "user", "content": question(next(numbers))}
+            ask = {"role": "user", "content": self._model.question(next(numbers))}
             stream = chat(server, {"messages": [ask], "max_tokens": STREAM_TOKENS}, on_piece)
             self.streams.append(stream)
             if self.over.is_set():
                 return stream
 
 
-def _measure(server: Server, prompt: str, fresh: Iterator[int]) -> Found:
-    watch = _Watch()
+def _measure(model: Model, server: Server, prompt: str, fresh: Iterator[int]) -> Found:
+    watch = _Watch(model)
     arrived = through = 0.0
 
     def long() -> Stream:

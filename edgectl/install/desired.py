@@ -121,6 +121,7 @@ def with_plan(config: Config, chosen: Chosen) -> Config:
     memory = structs.replace(
         config.memory,
         budget_mib=-(-plan.worker_budget_bytes // MIB),
+        cache_mib=plan.cache_mib,
         # The worker's own group also holds the pages of the files that it maps.
         cgroup_max_mib=-(-(files_bytes + plan.worker_budget_bytes) // MIB),
     )

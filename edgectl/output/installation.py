@@ -57,7 +57,7 @@ def show_dry_run(desired: Desired, steps: Sequence[Recorded], places: Places, *,
 def show_proof(proof: Proof, plan: Plan) -> None:
     """Predicted beside measured."""
     status, speed = proof.status, proof.status.decode_tps or proof.answer.tokens_per_s
-    repacked = plan.memory.repacked_bytes
+    repacked, cache = plan.memory.repacked_bytes, plan.memory.cache_bytes
     measured = f"{speed:.1f}" if speed else "too short to measure"
     _line("state", f"{status.state}: {status.model.name} {status.model.quant} on {status.node}")
     _line("answer", repr(proof.answer.text.strip()[:100]))
@@ -65,8 +65,9 @@ def show_proof(proof: Proof, plan: Plan) -> None:
     _line(
         "memory",
         f"{mib(status.memory.worker_anon_bytes)} worker of {mib(plan.worker_budget_bytes)} allowed, "
-        f"{mib(plan.memory.anon_bytes - repacked)} predicted with full context"
-        + (f", {mib(repacked)} more with repacked weights" if repacked else ""),
+        f"{mib(plan.memory.anon_bytes - repacked - cache)} predicted with full context"
+        + (f", {mib(repacked)} more with repacked weights" if repacked else "")
+        + (f", {mib(cache)} with prompts kept" if cache else ""),
     )
     if status.memory.enforced_by:
         _line("limit", f"enforced by {', '.join(status.memory.enforced_by)}")

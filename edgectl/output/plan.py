@@ -156,9 +156,9 @@ def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
     thinking = "thinking on" if choice.thinking else "thinking off"
     requests = "1 request" if choice.slots == 1 else f"{choice.slots} requests"
     weights = "model file" if choice.mmap else "model file, not mapped"
-    worker = f"{mib(memory.anon_bytes)} worker"
-    if memory.repacked_bytes:
-        worker += f" ({mib(memory.repacked_bytes)} of them for repacked weights)"
+    shares = {"repacked weights": memory.repacked_bytes, "prompts kept": memory.cache_bytes}
+    parts = ", ".join(f"{mib(size)} for {what}" for what, size in shares.items() if size)
+    worker = f"{mib(memory.anon_bytes)} worker" + (f" ({parts})" if parts else "")
     lines = {
         "serves": f"{requests} at once, {choice.context_tokens:,} tokens of context each, {thinking}",
         "speed": f"{_figure(speed.decode_tps)} tokens/s, prompts at {_figure(speed.prefill_tps)} "

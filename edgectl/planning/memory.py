@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "KvType", "MemoryEstimate", "cells_per_sequence", "estimate_memory", "kv_bytes_per_token",
-    "kv_cache_bytes", "mapped_bytes", "reserved_logits_bytes", "state_bytes_per_sequence",
-    "unit_memory_max_bytes", "window_cells_per_sequence", "worker_budget_bytes",
+    "KvType", "MemoryEstimate", "cells_per_sequence", "estimate_memory", "kv_bytes_per_cell",
+    "kv_bytes_per_token", "kv_cache_bytes", "mapped_bytes", "reserved_logits_bytes",
+    "state_bytes_per_sequence", "unit_memory_max_bytes", "window_cells_per_sequence", "worker_budget_bytes",
 ]  # fmt: skip
 
 MIB = 1 << 20
@@ -29,7 +29,6 @@ KvType = Literal["f16", "q8_0", "q4_0"]
 _KV_BLOCK: dict[KvType, tuple[int, int]] = {"f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}
 _F32: Final = 4
 
-PARKED_SEQUENCES: Final = 0  # sequences whose state the engine keeps beside its slots
 SUPERVISOR_BYTES: Final = 64 * MIB  # 45 MiB promised without a model, and room for queued requests
 
 # Cells come in such pieces: n_ctx, n_ctx_seq (llama-context.cpp), a sliding window's (llama-kv-cache-iswa).
@@ -62,7 +61,8 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
 
     ``weights_bytes`` and ``library_bytes`` are pages of files, which the kernel may drop and read again;
     everything else is anonymous memory, which it may not. ``repacked_bytes`` are weights that the engine
-    holds a second time, in the order its kernels like. ``supervisor_bytes`` belongs to the daemon's process.
+    holds a second time, in the order its kernels like; ``cache_bytes`` are for evaluated prompts that are
+    kept. ``supervisor_bytes`` belongs to the daemon's process.
     """
 
     weights_bytes: int
@@ -71,6 +71,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     state_bytes: int
     compute_bytes: int
     tokenizer_bytes: int
+    cache_bytes: int = 0
     base_bytes: int = PROCESS_BYTES
     library_bytes: int = LIBRARY_BYTES
     supervisor_bytes: int = SUPERVISOR_BYTES
@@ -78,7 +79,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     @property
     def anon_bytes(self) -> int:
         """Anonymous memory of the worker."""
-        working = self.kv_bytes + self.state_bytes + self.compute_bytes
+        working = self.kv_bytes + self.state_bytes + self.compute_bytes + self.cache_bytes
         return self.repacked_bytes + working + self.tokenizer_bytes + self.base_bytes
 
     @property
@@ -103,7 +104,7 @@ def window_cells_per_sequence(window_tokens: int, cells: int, ubatch_tokens: int
 
 def kv_bytes_per_token(geometry: Geometry, kv_type: KvType) -> int:
     """KV cache of one token: keys and values of every layer that sees the whole context."""
-    return geometry.kv_layers * _kv_bytes_per_cell(geometry, kv_type)
+    return geometry.kv_layers * kv_bytes_per_cell(geometry, kv_type)
 
 
 def kv_cache_bytes(
@@ -113,10 +114,10 @@ def kv_cache_bytes(
     cells = cells_per_sequence(context_tokens, slots)
     window = window_cells_per_sequence(geometry.sliding_window, cells, ubatch_tokens)
     layers_cells = geometry.kv_layers * cells + geometry.sliding_layers * window
-    return slots * layers_cells * _kv_bytes_per_cell(geometry, kv_type)
+    return slots * layers_cells * kv_bytes_per_cell(geometry, kv_type)
 
 
-def _kv_bytes_per_cell(geometry: Geometry, kv_type: KvType) -> int:
+def kv_bytes_per_cell(geometry: Geometry, kv_type: KvType) -> int:
     """Keys and values of one token in one layer."""
     size, elements = _KV_BLOCK[kv_type]
     return 2 * geometry.kv_heads * geometry.head_dim * size // elements
@@ -186,7 +187,7 @@ def estimate_memory(
             ubatch_tokens=ubatch_tokens,
             kv_type=kv_type,
         ),
-        state_bytes=state_bytes_per_sequence(geometry) * (slots + PARKED_SEQUENCES),
+        state_bytes=state_bytes_per_sequence(geometry) * slots,
         compute_bytes=_compute_bytes(geometry, cells, slots, ubatch_tokens, rotated=kv_type != "f16"),
         tokenizer_bytes=TOKEN_BYTES * geometry.vocab + MERGE_BYTES * _merges(geometry),
     )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from edgectl.errors import NotFound, NothingFits
+from edgectl.planning.cache import with_conversations, with_system_prompt
 from edgectl.planning.candidate import Candidate, Limits, distance, evaluate
 from edgectl.planning.catalog import Catalog, ModelEntry, ModelFile, Sampling, Vision, find_file
-from edgectl.planning.memory import PARKED_SEQUENCES, KvType, MemoryEstimate
+from edgectl.planning.memory import KvType, MemoryEstimate
 from edgectl.planning.miss import Miss, Remedy
 from edgectl.planning.reason import reason, why_not
 from edgectl.planning.remedy import with_remedies
@@ -49,7 +50,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What to install. ``context_tokens`` is per slot; the two last sizes are limits to set.
 
     ``worker_budget_bytes`` bounds the worker's anonymous memory. With ``repack`` "auto" it, the unit's limit
-    and ``memory`` hold a second, faster copy of the weights, if the self-test wants one.
+    and ``memory`` hold a second, faster copy of the weights, if the self-test wants one. ``cache_mib`` of it
+    are for what prompts have in common.
     """
 
     model: str
@@ -58,7 +60,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     file: ModelFile
     context_tokens: int
     slots: int
-    parked_sequences: int
+    cache_mib: int
     ubatch: int
     kv_type: KvType
     threads: int
@@ -227,11 +229,13 @@ def _plan(
 ) -> Plan:
     entry = catalog.model(best.model)
     file = find_file(entry, best.quant)
-    settings, calibration = best.settings, limits.speed.calibration
+    calibration, memory_bytes = limits.speed.calibration, limits.memory_bytes
+    settings = with_system_prompt(best.settings, entry.geometry, memory_bytes=memory_bytes)
     if calibration is None or calibration.repack:  # else the engine died of it when it was tried
         settings = with_repacking(
-            settings, entry, file, memory_bytes=limits.memory_bytes, cpu_features=device.cpu.features
+            settings, entry, file, memory_bytes=memory_bytes, cpu_features=device.cpu.features
         )
+    settings = with_conversations(settings, entry.geometry, memory_bytes=memory_bytes)
     thinking = _thinking(entry, best.speed, wishes)
     sampling = entry.sampling.thinking if thinking else None
     return Plan(
@@ -241,7 +245,7 @@ def _plan(
         file=file,
         context_tokens=settings.context_tokens,
         slots=settings.slots,
-        parked_sequences=PARKED_SEQUENCES,
+        cache_mib=settings.memory.cache_bytes // MIB,
         ubatch=settings.ubatch,
         kv_type=settings.kv_type,
         threads=plan_threads(device, limits.speed),

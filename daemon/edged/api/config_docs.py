@@ -88,7 +88,7 @@ EXPLANATIONS: dict[str, str] = {
     "plan.decode_tps": "Predicted tokens a second of one request alone; 0 is no prediction.",
     "plan.first_token_500_s": "Predicted seconds to the first token of a 500-token prompt; 0 is none.",
     "plan.worker_mib": (
-        "Predicted MiB of the engine's own memory with every context full, repacked weights not counted."
+        "Predicted MiB of the engine's own memory with contexts and cache full, repacked weights not counted."
     ),
     "plan.speed": "Whether the predicted speed comes from a measurement of this computer or is an estimate.",
     "templates": "Prompts that live on the box: [templates.NAME] has a system message that requests name.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import signal
@@ -21,10 +22,12 @@ pytestmark = [pytest.mark.mosquitto, pytest.mark.skipif(not MOSQUITTO, reason="m
 
 
 @contextlib.contextmanager
-def daemon(tmp_path, broker, version="5", **script):
+def daemon(tmp_path, broker, version="5", *, embeddings=False, **script):
     """A started daemon that answers MQTT; killed at the end unless it has ended."""
     tree = fake_tree(
-        fake_model(tmp_path, **script), mqtt={"enabled": True, "port": broker.port, "version": version}
+        fake_model(tmp_path, **script),
+        model={"embeddings": embeddings},
+        mqtt={"enabled": True, "port": broker.port, "version": version},
     )
     running = Daemon(tree, tmp_path)
     try:
@@ -33,6 +36,29 @@ def daemon(tmp_path, broker, version="5", **script):
         if running.process and running.process.poll() is None:
             running.process.kill()
             running.process.wait(10)
+
+
+def test_choices_are_scored_and_texts_embedded_for_devices(tmp_path):
+    async def scenario(broker, edged, op, body):
+        async with Peer(broker.port, "#") as peer:
+            await asyncio.to_thread(edged.start)
+            await until(lambda: "online" in peer.texts(f"{ROOT}/status"), "online")
+            peer.send(f"{ROOT}/request/me/{op}", {"id": "1", **body})
+            (answer,) = await peer.wait(f"{ROOT}/response/me/{op}", 1)
+            assert answer["ok"], answer
+            edged.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(edged.process.wait, 30) == 0
+            return answer
+
+    with Broker(tmp_path) as broker:
+        with daemon(tmp_path, broker, answer="shut") as edged:
+            body = {"prompt": "How is the door?", "choices": ["open", "shut"]}
+            answer = asyncio.run(scenario(broker, edged, "classify", body))
+            assert answer["text"] == "shut"
+            assert [score["choice"] for score in answer["scores"]] == ["open", "shut"]
+        with daemon(tmp_path, broker, embeddings=True) as edged:
+            answer = asyncio.run(scenario(broker, edged, "embed", {"inputs": ["warm", "cold"]}))
+            assert [len(base64.b64decode(one)) for one in answer["embeddings"]] == [32, 32]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import random
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.events import Failed, Finished, Timings, Usage
+from edged.api.events import Failed, Finished, Score, Timings, Usage
 from edged.host.quiet import LINES, WINDOW_S, QuietLog
 from edged.transports.mqtt.answers import Answers
 from edged.transports.mqtt.backoff import CAP_S, STABLE_S, Backoff
@@ -49,6 +50,18 @@ def test_failures_can_be_tried_again_but_a_cancellation_stays():
     answers.remember(key(2), b"", Failed(id="2", code="expired", message=""))
     assert answers.find(key(2), b"") is None
     assert answers.size_bytes == 0
+
+
+def test_scores_and_embeddings_count_like_the_text():
+    plain, large = Answers(4, 1 << 20), Answers(4, 1 << 20)
+    plain.remember(key(1), b"", finished())
+    scores = (Score(choice="c" * 200, probability=0.5, logprob=-1.0, tokens=1),) * 64
+    large.remember(key(1), b"", msgspec.structs.replace(finished(), scores=scores))
+    assert large.size_bytes > plain.size_bytes + 64 * 200
+    large.remember(key(2), b"", msgspec.structs.replace(finished(), embeddings=((0.5,) * 1000,) * 30))
+    assert large.size_bytes > 30_000 * 24
+    large.remember(key(3), b"", msgspec.structs.replace(finished(), embeddings=((0.5,) * 1000,) * 64))
+    assert large.find(key(3), b"") is None
 
 
 def test_no_memory_can_be_asked_for():

@@ -51,10 +51,25 @@ def test_a_prompt_is_the_one_message_of_a_chat_and_the_text_of_generate():
     assert decode({"prompt": "x"}).request.id == "auto-1"
 
 
+def test_choices_and_inputs_arrive():
+    asked = decode({"prompt": "is it open?", "choices": ["yes", "no"], "scoring": "mean"}, "classify")
+    assert asked.request.op == "classify"
+    assert asked.request.messages == (Message(role="user", content="is it open?"),)
+    assert (asked.request.choices, asked.request.scoring) == (("yes", "no"), "mean")
+    assert decode({"prompt": "x", "choices": ["yes", "no"]}, "classify").request.scoring == "sum"
+    assert decode({"inputs": ["a", "b"]}, "embed").request.inputs == ("a", "b")
+    assert decode({"inputs": "a"}, "embed").request.inputs == ("a",)
+
+
 @pytest.mark.parametrize(
     ("body", "op", "message"),
     [
-        ({"prompt": "x"}, "embed", "op: there is no operation 'embed'; there are chat, generate"),
+        ({}, "sing", "op: there is no operation 'sing'; there are chat, generate, classify, embed"),
+        ({"prompt": "x"}, "embed", "prompt: belongs to chat; embed takes inputs"),
+        ({"prompt": "x", "inputs": ["y"]}, "chat", "inputs: belongs to embed"),
+        ({"prompt": "x", "scoring": "mean"}, "chat", "scoring: belongs to classify"),
+        ({"choices": ["a", "b"]}, "classify", "messages: is needed (or prompt, for a single user message)"),
+        ({"prompt": "x", "scoring": "best"}, "classify", "scoring: invalid enum value 'best'"),
         ({}, "chat", "messages: is needed (or prompt, for a single user message)"),
         ({}, "generate", "prompt: is needed"),
         ({"prompt": "x", "messages": []}, "chat", "prompt, messages: give one of the two"),
@@ -129,7 +144,7 @@ BODIES = st.dictionaries(st.sampled_from(codec.Body.__struct_fields__), JSON, ma
 
 @given(
     st.binary(max_size=200) | BODIES.map(lambda body: json.dumps(body).encode()),
-    st.sampled_from(["chat", "generate"]),
+    st.sampled_from(codec.OPS),
 )
 @example(b'{"id":"\\u0000","prompt":""}', "chat")
 def test_any_bytes_give_a_request_or_one_error_of_one_line(payload, op):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edged.api import errors
-from edged.api.events import Failed, Finished, Timings, Usage
+from edged.api.events import Failed, Finished, Score, Timings, Usage
 from edged.transports.mqtt import replies
 from edged.transports.mqtt.codec import MIN_MAX_BYTES
 from edged.transports.mqtt.errors import WIRE_CODES
@@ -55,6 +58,36 @@ def test_parts_fit_are_numbered_and_join_to_the_text(text, request_id, limit):
 def test_an_answer_that_fits_is_one_part_with_everything():
     (payload,) = replies.response(finished("hi"), 1000)
     assert json.loads(payload).keys() >= {"usage", "t_queue_ms", "t_first_ms", "t_total_ms", "finish"}
+
+
+def test_scores_stand_beside_the_usage_and_go_before_the_answer_does():
+    scores = tuple(Score(choice=f"choice {n}", probability=0.5, logprob=-1.5, tokens=2) for n in range(2))
+    answer = msgspec.structs.replace(finished("choice 1"), scores=scores)
+    (payload,) = replies.response(answer, 1000)
+    assert json.loads(payload)["scores"][1] == {
+        "choice": "choice 1", "probability": 0.5, "logprob": -1.5, "tokens": 2,
+    }  # fmt: skip
+    parts = [json.loads(payload) for payload in replies.response(answer, MIN_MAX_BYTES)]
+    assert "".join(part["text"] for part in parts) == "choice 1"
+    assert "scores" not in parts[-1]
+
+
+@given(st.integers(1, 40), st.integers(1, 30), IDS, st.integers(MIN_MAX_BYTES, 2000))
+def test_embeddings_come_whole_in_parts_that_fit_or_not_at_all(count, size, request_id, limit):
+    vectors = tuple(tuple(float(n * size + k) for k in range(size)) for n in range(count))
+    payloads = replies.response(msgspec.structs.replace(finished("", request_id), embeddings=vectors), limit)
+    assert all(len(payload) <= limit for payload in payloads)
+    parts = [json.loads(payload) for payload in payloads]
+    if not parts[0]["ok"]:
+        assert len(parts) == 1
+        assert parts[0]["error"]["code"] == "too_large"
+        assert size * 4 * 4 / 3 > limit - 150
+        return
+    packed = [base64.b64decode(one) for part in parts for one in part["embeddings"]]
+    assert tuple(struct.unpack(f"<{size}f", one) for one in packed) == vectors
+    assert [part["part"] for part in parts] == list(range(1, len(parts) + 1))
+    assert {part["parts"] for part in parts} == {len(parts)}
+    assert parts[-1]["finish"] == "length"
 
 
 @given(TEXT, st.integers(6, 300))

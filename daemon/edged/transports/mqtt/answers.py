@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edged.api.events import Terminal
 
 Key: TypeAlias = tuple[str, str, str]  # client, op, id
+_NUMBER_BYTES = 32  # a float and the place that refers to it
 _ENTRY_BYTES = 1024  # room for the key, the numbers and the objects around the text
 
 
@@ -58,4 +59,8 @@ class Answers:
 
 def _size(terminal: Terminal) -> int:
     # The most a character can take in memory; what counts is that the bound holds.
-    return _ENTRY_BYTES + (4 * len(terminal.text) if isinstance(terminal, Finished) else 0)
+    if not isinstance(terminal, Finished):
+        return _ENTRY_BYTES
+    numbers = sum(map(len, terminal.embeddings)) + 4 * len(terminal.scores)
+    letters = len(terminal.text) + sum(len(score.choice) for score in terminal.scores)
+    return _ENTRY_BYTES + 4 * letters + _NUMBER_BYTES * numbers

@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Struct, structs
 
 from edged.api.errors import BadRequest, Expired, TooLarge
-from edged.api.requests import ID_PATTERN, Limits, Message, Op, Request, Sampling
+from edged.api.requests import ID_PATTERN, Limits, Message, Op, Request, Sampling, ScoringRule
 
-OPS: tuple[Op, ...] = ("chat", "generate")
+OPS: tuple[Op, ...] = ("chat", "generate", "classify", "embed")
 MIN_MAX_BYTES = 160  # the longest id, the keys of a part and 16 bytes of text
 MAX_CORRELATION_BYTES = 1024  # kept per request and sent back with each part
 JSON_OVERHEAD_BYTES = 16384  # keys, numbers, stop strings and a reply topic around the prompt
@@ -28,9 +28,12 @@ class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The fields of a request; units in the names, meanings as in edged.api.requests."""
 
     id: str | None = None
-    prompt: str | None = None  # of a chat: the one user message
+    prompt: str | None = None  # of a chat, and where choices are scored: the one user message
     messages: tuple[Message, ...] | None = None
-    system: str | None = None  # of a chat: put before the messages
+    system: str | None = None  # put before the messages
+    choices: tuple[str, ...] = ()
+    scoring: ScoringRule | None = None
+    inputs: tuple[str, ...] | str = ()  # texts to embed
     max_tokens: int | None = None
     max_bytes: int | None = None  # of one reply message, whole payload; longer answers come in parts
     ttl_s: float | None = None
@@ -82,13 +85,17 @@ def decode_request(
         raise BadRequest("id: 1 to 64 characters of A-Z a-z 0-9 . _ : - are allowed")
     if body.max_bytes is not None and body.max_bytes < MIN_MAX_BYTES:
         raise BadRequest(f"max_bytes: must be at least {MIN_MAX_BYTES}")
-    prompt, messages = _texts(body, op)
+    _check_fields(body, op)
+    prompt, messages = ("", ()) if op == "embed" else _texts(body, op)
     request = Request(
         id=fallback_id if body.id is None else body.id,
         client=client,
         op=op,
         messages=messages,
         prompt=prompt,
+        choices=body.choices,
+        scoring=body.scoring or "sum",
+        inputs=(body.inputs,) if isinstance(body.inputs, str) else body.inputs,
         max_tokens=body.max_tokens,
         stop=(body.stop,) if isinstance(body.stop, str) else body.stop,
         sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
@@ -176,6 +183,18 @@ def _named(problem: str) -> str:
 def _shown(name: str) -> str:
     """A name from outside as it may stand in a message: printable and short."""
     return "".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS])
+
+
+def _check_fields(body: Body, op: Op) -> None:
+    """Raise BadRequest for a field that means nothing in ``op``."""
+    if body.scoring is not None and op != "classify":
+        raise BadRequest("scoring: belongs to classify")
+    if body.inputs and op != "embed":
+        raise BadRequest("inputs: belongs to embed")
+    if op == "embed":
+        for name in ("prompt", "messages", "system"):
+            if getattr(body, name) is not None:
+                raise BadRequest(f"{name}: belongs to chat; embed takes inputs")
 
 
 def _texts(body: Body, op: str) -> tuple[str, tuple[Message, ...]]:

@@ -18,11 +18,21 @@ response has the whole text::
     {"kind":"delta","id":"7","seq":0,"delta":"Ye","done":false}
     {"kind":"done","id":"7","seq":1,"delta":"","done":true,"ok":true}
 
+The answer to ``classify`` has the likeliest choice as ``text`` and ``scores`` beside ``usage``. The answer to
+``embed`` has no text but ``embeddings``, one string for each input: base64 of little-endian 32-bit floats. In
+several parts each has some of them, in order::
+
+    {"id":"8","ok":true,"part":1,"parts":1,"text":"open","finish":"stop",
+     "scores":[{"choice":"open","probability":0.9,"logprob":-0.4,"tokens":1},...],...}
+    {"id":"9","ok":true,"part":1,"parts":1,"embeddings":["zczMPQ=="],"finish":"stop",...}
+
 ``answer`` carries plain text; a failure there is one line, ``error: <code>: <message>``.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
+from struct import pack
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,12 +48,15 @@ if TYPE_CHECKING:
 
 _ONE_BYTE_ESCAPES = frozenset('"\\\b\f\n\r\t')
 _LONGEST_CHAR_BYTES = 6  # \u001f
+_AROUND_STRING_BYTES = 3  # quotes and a comma
 
 
 def response(terminal: Terminal, limit_bytes: int) -> list[bytes]:
     """The messages of ``terminal``, each at most ``limit_bytes``; raises TooLarge when nothing fits."""
     if isinstance(terminal, Failed):
         return [_failure(terminal, limit_bytes)]
+    if terminal.embeddings:
+        return _vectors(terminal, limit_bytes)
     whole = _encode(_head(terminal.id, 1, 1) | {"text": terminal.text} | _facts(terminal))
     if len(whole) <= limit_bytes:
         return [whole]
@@ -124,10 +137,35 @@ def _head(request_id: str | None, part: int, parts: int, *, ok: bool = True) -> 
     return {"id": request_id or None, "ok": ok, "part": part, "parts": parts}
 
 
+def _vectors(terminal: Finished, limit_bytes: int) -> list[bytes]:
+    vectors = [b64encode(pack(f"<{len(one)}f", *one)).decode() for one in terminal.embeddings]
+    most = len(vectors) + 1
+    room = limit_bytes - len(_encode(_head(terminal.id, most, most) | {"embeddings": []}))
+    if max(map(len, vectors)) + _AROUND_STRING_BYTES > room:
+        why = f"an embedding here takes {len(vectors[0])} bytes and does not fit into max_bytes"
+        return [_failure(Failed.of(terminal.id, TooLarge(why)), limit_bytes)]
+    groups: list[list[str]] = [[]]
+    left = room
+    for vector in vectors:
+        size = len(vector) + _AROUND_STRING_BYTES
+        if size > left:
+            groups.append([])
+            left = room
+        groups[-1].append(vector)
+        left -= size
+    facts, facts_bytes = _facts_that_fit(terminal, room)
+    if facts_bytes > left:
+        groups.append([])
+    parts = [_head(terminal.id, n, len(groups)) | {"embeddings": group} for n, group in enumerate(groups, 1)]
+    parts[-1] |= facts
+    return [_encode(part) for part in parts]
+
+
 def _facts(terminal: Finished) -> dict[str, Any]:
     times = terminal.timings
     return {
         "finish": terminal.finish,
+        **({"scores": terminal.scores} if terminal.scores else {}),
         "usage": terminal.usage,
         "t_queue_ms": round(times.queue_ms),
         "t_first_ms": round(times.first_ms),
@@ -138,7 +176,7 @@ def _facts(terminal: Finished) -> dict[str, Any]:
 def _facts_that_fit(terminal: Finished, room: int) -> tuple[dict[str, Any], int]:
     """As many facts as ``room`` bytes hold beside an empty text, and their size with the comma."""
     facts = _facts(terminal)
-    for dropped in ("", "usage", "t_queue_ms", "t_first_ms", "t_total_ms", "finish"):
+    for dropped in ("", "usage", "t_queue_ms", "t_first_ms", "t_total_ms", "scores", "finish"):
         facts.pop(dropped, None)
         size = len(_encode(facts)) - 1 if facts else 0  # its braces go, a comma comes
         if size <= room:

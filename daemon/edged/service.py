@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edged.service")
 
+FEATURES = ("chat", "generate", "classify", "stream", "cancel")
+EMBEDDING_FEATURES = ("embed", "cancel")
 RECENT = 32  # answers that "recent" speeds are taken from
 
 
@@ -157,7 +159,7 @@ class EdgeService:
                 max_prompt_bytes=limits.max_prompt_bytes,
                 max_reply_bytes=limits.max_reply_bytes,
             ),
-            features=("chat", "generate", "stream", "cancel"),
+            features=EMBEDDING_FEATURES if self._config.model.embeddings else FEATURES,
         )
 
     # --- what the app uses ----------------------------------------------------------------

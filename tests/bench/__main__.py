@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tests.bench.figures import Report
 
 UNQUIET = "; this computer is not quiet, and these figures are worth little"
+
+SCREEN = Path("-")
 
 # name → (module and function, what it shows)
 SCENARIOS = {
@@ -90,43 +92,68 @@ def measured(name: str, chosen: argparse.Namespace) -> Iterator[Report]:
         )
 
 
+class Record:
+    """All that was found, printed as it comes and written anew after each report: a bench takes hours."""
+
+    def __init__(self, path: Path | None, *, quick: bool) -> None:
+        self._path = path
+        self._out = sys.stderr if path == SCREEN else sys.stdout
+        self._found: dict[str, Any] = {"machine": describe(), "quick": quick, "reports": [], "missed": []}
+        self.say("\n".join(f"{name}: {value}" for name, value in self._found["machine"].items()))
+
+    def say(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+    def load(self, when: str) -> None:
+        """Look at what else runs."""
+        load = watch()
+        self._found[when] = msgspec.to_builtins(load)
+        self.say(f"{when}: {load}{'' if load.quiet else UNQUIET}")
+
+    def report(self, report: Report) -> None:
+        quick = self._found["quick"]
+        self._found["reports"].append(builtins(report))
+        self._found["missed"] += [] if quick else report.missed
+        self.say(text(report, judged=not quick))
+        if self._path not in {None, SCREEN}:
+            self._path.write_text(self._json())
+
+    def failed(self, name: str, error: Exception) -> None:
+        self._found["missed"].append(f"{name}: not measured: {error}")
+        self.say(f"\n{self._found['missed'][-1]}")
+
+    def close(self) -> int:
+        """The exit status: 1 when a target was missed or something was not measured."""
+        self.say("")
+        self.load("after")
+        missed = self._found["missed"]
+        if missed:
+            self.say("\n  ".join(["Missed:", *missed]))
+        if self._path == SCREEN:
+            print(self._json())
+        elif self._path is not None:
+            self._path.write_text(self._json())
+        return 1 if missed else 0
+
+    def _json(self) -> str:
+        return json.dumps(self._found, indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> int:
     chosen = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and replicas go with us
     if chosen.list:
         print("\n".join(f"{name:<14}{shows}" for name, (_, shows) in SCENARIOS.items()))
         return 0
-    out = sys.stderr if chosen.json == Path("-") else sys.stdout
-    machine, before = describe(), watch()
-    print("\n".join(f"{name}: {value}" for name, value in machine.items()), file=out)
-    print(f"before: {before}{UNQUIET if not before.quiet else ''}", file=out, flush=True)
-    reports: list[Report] = []
-    missed: list[str] = []
+    record = Record(chosen.json, quick=chosen.quick)
+    record.load("before")
     for name in chosen.names or SCENARIOS:
         try:
             for report in measured(name, chosen):
-                reports.append(report)
-                print(text(report, judged=not chosen.quick), file=out, flush=True)
-                missed += [] if chosen.quick else report.missed
+                record.report(report)
         except BenchError as error:
-            missed.append(f"{name}: not measured: {error}")
-            print(f"\n{missed[-1]}", file=out, flush=True)
-    after = watch()
-    print(f"\nafter: {after}{UNQUIET if not after.quiet else ''}", file=out)
-    if missed:
-        print("Missed:", *missed, sep="\n  ", file=out)
-    if chosen.json is not None:
-        found = {
-            "machine": machine,
-            "before": msgspec.to_builtins(before),
-            "after": msgspec.to_builtins(after),
-            "quick": chosen.quick,
-            "reports": [builtins(report) for report in reports],
-            "missed": missed,
-        }
-        lines = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-        sys.stdout.write(lines) if out is sys.stderr else chosen.json.write_text(lines)
-    return 1 if missed else 0
+            record.failed(name, error)
+    return record.close()
 
 
 if __name__ == "__main__":

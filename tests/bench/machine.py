@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 from msgspec import Struct
 
+from edged import __version__
 from edged.host.cpus import compute_threads
 from edged.host.procfs import meminfo
 
@@ -58,7 +60,7 @@ def describe() -> dict[str, str]:
         "cpu": f"{cpu_name()}, {os.cpu_count()} CPUs, {compute_threads()} threads of computation",
         "memory": f"{meminfo().total_bytes / (1 << 30):.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "engine of edged": f"llama-cpp-python {version('llama-cpp-python')}",
+        "edged": f"{__version__}, {_commit()}, with llama-cpp-python {version('llama-cpp-python')}",
     }
 
 
@@ -67,6 +69,13 @@ def cpu_name() -> str:
         if line.startswith(("model name", "Model")):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _commit() -> str:
+    """Of this checkout; figures of one with changes cannot be repeated, so it says so."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"commit {done.stdout.strip()}" if done.returncode == 0 else "no checkout"
 
 
 def _percent(process: psutil.Process) -> float:

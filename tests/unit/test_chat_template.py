@@ -24,9 +24,8 @@ MESSAGES = (Message(role="system", content="Be brief."), Message(role="user", co
 
 
 def render(source: str, messages=MESSAGES, *, thinking: bool = False, limit_chars: int = 100_000) -> str:
-    return ChatTemplate(source, bos="<s>", eos="</s>").render(
-        messages, thinking=thinking, limit_chars=limit_chars
-    )
+    template = ChatTemplate(source, bos="<s>", eos="</s>")
+    return "".join(template.render(messages, thinking=thinking, limit_chars=limit_chars))
 
 
 def test_a_common_template_renders_the_conversation():

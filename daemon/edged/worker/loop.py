@@ -12,13 +12,14 @@ from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
 from edged.worker.backends.base import Run, StateError
 from edged.worker.batch import Work, plan_step
+from edged.worker.constrain import Forms
 from edged.worker.measure import run_measure
 from edged.worker.output import Output
 from edged.worker.prompt import PromptReader
+from edged.worker.refused import Refused
 from edged.worker.scoring import ChoiceError, Scoring, at_a_word, best, choice_tree
 from edged.worker.sharing import Sharing
 from edged.worker.slot import Slot
-from edged.worker.template import TemplateError
 from edged.worker.waiting import Waiting, WaitingRoom
 from edged.worker.warming import Warming
 
@@ -67,6 +68,7 @@ class DecodeLoop:
         self._waiting = WaitingRoom()
         self._clock = clock
         self._prompts = PromptReader(backend, share=cache_bytes > 0)
+        self._forms = Forms(backend.call_form)
         self._sharing = Sharing(backend, cache_bytes, kept)
         openings = [self._prompts.opening(system, thinking=thinking) for system in systems]
         self._warming = Warming(backend, self._sharing, openings, chunk=budget)
@@ -78,6 +80,11 @@ class DecodeLoop:
         at_work = self._at_work or self._scoring or self._resumed
         measuring = self._measures and not self._active
         return not (at_work or measuring or ((self._waiting or self._warming.pending) and self._free))
+
+    @property
+    def cache_bytes(self) -> int:
+        """What evaluated prompts take now."""
+        return self._sharing.store.held_bytes
 
     @property
     def _at_work(self) -> list[Slot]:
@@ -211,7 +218,7 @@ class DecodeLoop:
         try:
             prompt = self._prompts.read(at_a_word(order))
             tree = choice_tree(self._backend, order) if order.op == "classify" else None
-        except (TemplateError, ChoiceError) as error:
+        except (Refused, ChoiceError) as error:
             self._reject(order.key, "bad_request", str(error))
             return
         count, context = len(prompt.tokens), self._backend.context
@@ -225,7 +232,12 @@ class DecodeLoop:
 
     def _admit(self, request: Waiting) -> None:
         backend, order, prompt = self._backend, request.order, request.prompt.tokens
-        output = Output(backend, order, prompt, min(order.max_tokens, backend.context - len(prompt)))
+        room = min(order.max_tokens, backend.context - len(prompt))
+        try:
+            output = Output(backend, order, prompt, room, self._forms.read(order))
+        except Refused as error:
+            self._reject(order.key, "bad_request", str(error))
+            return
         sampler = backend.sampler(order.sampling, prompt)
         slot = Slot(self._free.pop(), request, sampler, output)
         self._active[order.key] = slot
@@ -290,7 +302,11 @@ class DecodeLoop:
         if slot.tree is not None:
             self._begin_scoring(slot, slot.tree, row)
             return
-        token = self._backend.sample(slot.sampler, row)
+        try:
+            token = self._backend.sample(slot.sampler, row, slot.output.allows)
+        except Refused as error:
+            self._end(slot.key, "internal", f"the answer could not be given the form it must have: {error}")
+            return
         slot.tokens.append(token)
         if slot.generated == 1:
             slot.first_token_at = self._clock()

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 
 from edged.api.events import Alternative, TokenLogprob
 from edged.ipc.messages import Token
-from edged.worker.reasoning import ENOUGH, Thought, opened_by
+from edged.worker.constrain import Constraint
+from edged.worker.reasoning import ENOUGH, State, Thought, opened_by
 from edged.worker.repetition import Circle
 from edged.worker.text import StopStrings
 from edged.worker.tools import CALL, ToolCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from edged.api.events import FinishReason
     from edged.api.requests import ToolCall
     from edged.ipc.messages import Start
     from edged.worker.backends.base import Backend
+    from edged.worker.forms.grammar import Grammar
 
 PROMPT_END_TOKENS = 8  # enough to hold the tag that opens a thought, and the line break after it
 
@@ -27,17 +29,20 @@ PROMPT_END_TOKENS = 8  # enough to hold the tag that opens a thought, and the li
 class Output:
     """Feed the tokens of one answer as they are drawn, take messages; ``ended`` says why to stop.
 
-    ``room`` is how many tokens the answer may have. Raises ToolError when a tool of ``order`` is not
-    described as it must be.
+    ``room`` is how many tokens the answer may have, ``grammar`` the form it must have behind its thought.
+    Raises ToolError when a tool of ``order`` is not described as it must be.
     """
 
-    def __init__(self, backend: Backend, order: Start, prompt: Sequence[int], room: int) -> None:
+    def __init__(
+        self, backend: Backend, order: Start, prompt: Sequence[int], room: int, grammar: Grammar | None = None
+    ) -> None:
         self._backend = backend
         self._key = order.key
         self._room = room
         self._count = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._thought = _thought(backend, order, prompt)
+        self._thought = _thought(backend, order, prompt, formed=grammar is not None)
+        self._constraint = None if grammar is None else Constraint(grammar, backend)
         self._budget = order.thinking_budget
         tools = order.tools if order.tool_choice != "none" else ()
         self._calls = ToolCalls(tools, _call_id) if tools else None
@@ -49,9 +54,11 @@ class Output:
         self.ended: FinishReason | None = None
 
     @property
-    def thinking(self) -> bool:
-        """The answer itself has not begun: what must have a form may have none yet."""
-        return self._thought is not None and self._thought.state in {"thinking", "between"}
+    def allows(self) -> Callable[[int], bool] | None:
+        """What the next token must pass; None while anything may come."""
+        if self._constraint is None or self._state == "thinking":
+            return None
+        return self._may_begin if self._state == "between" else self._constraint.allows
 
     def push(self, token: int, row: int) -> list[Token]:
         """What ``token``, drawn from the logits of ``row``, makes certain; the first is told in any case."""
@@ -60,10 +67,12 @@ class Output:
             self.ended = "stop"
             return self._messages("", first=self._count == 1) + self.finish()
         piece = self._backend.piece(token)
+        self._constrain(piece)
         if self._logprobs is not None:
             self._logprobs.draw(token, piece, row)
         messages = self._messages(self._decoder.decode(piece), first=self._count == 1)
-        if self._stop.stopped or (self._called and self._one_call):
+        formed = self._constraint is not None and self._constraint.over
+        if self._stop.stopped or formed or (self._called and self._one_call):
             self.ended = "stop"
         elif self._circle.push(token):
             self.ended = "repetition"
@@ -77,12 +86,7 @@ class Output:
         What they say has been counted and must be given to ``feed``.
         """
         budget = self._budget
-        if (
-            budget is None
-            or self._thought is None
-            or self._thought.state != "thinking"
-            or self._count < budget
-        ):
+        if self._state != "thinking" or budget is None or self._count < budget:
             return []
         self._budget = None
         tokens = self._backend.tokenize(ENOUGH, bos=False)
@@ -99,6 +103,20 @@ class Output:
         if self._called and self.ended == "stop":
             self.ended = "tool_calls"
         return messages
+
+    @property
+    def _state(self) -> State:
+        return "answering" if self._thought is None else self._thought.state
+
+    def _may_begin(self, token: int) -> bool:
+        """Whether ``token`` may come between the thought and an answer that must have a form."""
+        piece = self._backend.piece(token)
+        rest = piece.lstrip()
+        return bool(piece) and (not rest or (self._constraint is not None and self._constraint.admits(rest)))
+
+    def _constrain(self, piece: bytes) -> None:
+        if self._constraint is not None and self._state in {"between", "answering"}:
+            self._constraint.take(piece.lstrip() if self._state == "between" else piece)
 
     def _messages(self, text: str, *, first: bool = False, last: bool = False) -> list[Token]:
         reasoning, answer = self._split(text, last=last)
@@ -118,11 +136,19 @@ class Output:
     def _split(self, text: str, *, last: bool) -> tuple[str, str]:
         if self._thought is None:
             return "", text
+        thinking = self._state == "thinking"
         reasoning, answer = self._thought.push(text)
+        if (
+            thinking
+            and answer
+            and self._constraint is not None
+            and not self._constraint.take(answer.encode())
+        ):
+            answer = ""  # it came in one token with the end of the thought, before the form was in force
         if last:
             more = self._thought.finish()
             reasoning, answer = reasoning + more[0], answer + more[1]
-        if self._logprobs is not None and self._thought.state in {"thinking", "between"}:
+        if self._logprobs is not None and self._state in {"thinking", "between"}:
             self._logprobs.forget()
         return reasoning, answer
 
@@ -186,13 +212,12 @@ class Logprobs:
         return self.take()
 
 
-def _thought(backend: Backend, order: Start, prompt: Sequence[int]) -> Thought | None:
+def _thought(backend: Backend, order: Start, prompt: Sequence[int], *, formed: bool) -> Thought | None:
     """None for raw prompts: what follows them is the client's to read."""
     if order.op != "chat":
         return None
     end = b"".join(map(backend.piece, prompt[-PROMPT_END_TOKENS:])).decode("utf-8", "replace")
     opened = opened_by(end)
-    formed = bool(order.choices or order.schema or order.json_mode)
     if formed and not opened:
         return None
     return Thought(opened=opened, also_ends=(CALL,) if order.tools else ())

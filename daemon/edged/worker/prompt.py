@@ -10,7 +10,7 @@ from msgspec import Struct
 from edged.api.requests import Message, Role, Sampling
 from edged.ipc.messages import Start
 from edged.worker.prefixes import TOKEN_BYTES, common_tokens, key_of, tokens_of
-from edged.worker.template import TemplateError
+from edged.worker.refused import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,14 +46,14 @@ class PromptReader:
     def __init__(self, backend: Backend, *, share: bool) -> None:
         self._backend = backend
         self._share = share
-        self._systems: OrderedDict[object, bytes] = OrderedDict()  # leading messages → what is common
+        self._systems: OrderedDict[object, bytes] = OrderedDict()  # leading messages, tools → what is common
         self._keeps: dict[bool, bool] = {}  # thinking → whether the template keeps answers as they are
 
     def read(self, order: Start) -> Prompt:
-        """Raises TemplateError."""
+        """Raises Refused."""
         backend = self._backend
         if order.messages:
-            tokens = backend.render(order.messages, thinking=order.thinking)
+            tokens = backend.render(order.messages, thinking=order.thinking, tools=order.tools)
         else:
             tokens = backend.tokenize(order.prompt)
         beginning = key_of(tokens[:-1])
@@ -79,7 +79,7 @@ class PromptReader:
     def _system(self, order: Start) -> bytes:
         """What the prompts of all conversations that begin with this system message have in common."""
         leading = order.messages[: _leading(order.messages)]
-        name = (leading, order.thinking)
+        name = (leading, order.thinking, order.tools)
         found = self._systems.pop(name, None)
         if found is None:
             found = self._common(order, [(*leading, _says("user", text)) for text in PROBES])
@@ -107,9 +107,10 @@ class PromptReader:
         """The beginning that all ``conversations`` share; empty when the template refuses one."""
         try:
             keys = [
-                key_of(self._backend.render(messages, thinking=order.thinking)) for messages in conversations
+                key_of(self._backend.render(messages, thinking=order.thinking, tools=order.tools))
+                for messages in conversations
             ]
-        except TemplateError:
+        except Refused:
             return b""
         length = min(common_tokens(keys[0], key) for key in keys)
         return keys[0][: length * TOKEN_BYTES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -9,11 +10,15 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edged.worker.confine import OutOfTime, confined
+from edged.worker.conversation import Guard, in_words, offered, texts_of, told, unused_mark
+from edged.worker.refused import Refused
+from edged.worker.tools import FUNCTION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from edged.api.requests import Message
+    from edged.api.requests import Message, Tool
+    from edged.worker.forms.calls import CallForm
 
 Result = TypeVar("Result")
 
@@ -32,7 +37,7 @@ _WIDE_METHODS = ("center", "expandtabs", "format", "format_map", "ljust", "rjust
 _UNSAFE_METHODS = frozenset((*_WIDE_METHODS, "encode", "maketrans", "translate"))
 
 
-class TemplateError(Exception):
+class TemplateError(Refused):
     """The template refuses these messages, or misbehaves."""
 
 
@@ -76,16 +81,23 @@ def _check_repetition(left: Any, right: Any) -> None:
 
 
 class ChatTemplate:
-    """A chat template ready to render. Raises TemplateError when ``source`` does not compile."""
+    """A chat template ready to render. Raises TemplateError when ``source`` does not compile.
 
-    def __init__(self, source: str, *, bos: str, eos: str) -> None:
+    ``controls`` are the names of the model's control tokens.
+    """
+
+    def __init__(self, source: str, *, bos: str, eos: str, controls: Iterable[str] = ()) -> None:
         if len(source) > MAX_TEMPLATE_BYTES:
             raise TemplateError(f"the chat template has {len(source)} characters, more than any real one")
+        self.call_form: CallForm = "functions" if FUNCTION in source else "hermes"
+        self._knows_tools = "tools" in source
+        self._guard = Guard(controls)
         environment = _Sandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], autoescape=False
         )
         for name in _UNBOUNDED_FILTERS:
             environment.filters.pop(name, None)
+        environment.filters["tojson"] = _json  # Jinja's own is for HTML
         environment.globals.clear()
         environment.globals.update(
             range=_bounded_range, namespace=jinja2.utils.Namespace, raise_exception=_raise, strftime_now=_now
@@ -94,18 +106,31 @@ class ChatTemplate:
         self._eos = eos
         self._template = _guarded(lambda: environment.from_string(source), "does not compile")
 
-    def render(self, messages: Sequence[Message], *, thinking: bool, limit_chars: int) -> str:
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool, limit_chars: int, tools: Sequence[Tool] = ()
+    ) -> list[str]:
         """The prompt text, ending where the assistant's turn begins.
 
-        Call from the main thread: the time limit is a signal. Raises TemplateError.
+        It comes in pieces that must be tokenized apart: what people say is cut where it would otherwise be
+        taken for a control token. Call from the main thread: the time limit is a signal. Raises Refused.
         """
         return _guarded(
-            lambda: self._generate(messages, thinking=thinking, limit_chars=limit_chars),
+            lambda: self._generate(messages, tools, thinking=thinking, limit_chars=limit_chars),
             "refuses the messages",
         )
 
-    def _generate(self, messages: Sequence[Message], *, thinking: bool, limit_chars: int) -> str:
-        plain = [{"role": message.role, "content": message.content} for message in messages]
+    def _generate(
+        self, messages: Sequence[Message], tools: Sequence[Tool], *, thinking: bool, limit_chars: int
+    ) -> list[str]:
+        mark = unused_mark(texts_of(messages, tools))
+
+        def say(text: str) -> str:
+            return self._guard.mark(text, mark)
+
+        if self._knows_tools:
+            plain, offer = told(messages, say), offered(tools, say) or None
+        else:
+            plain, offer = in_words(messages, tools, say), None
         parts: list[str] = []
         size = 0
         for part in self._template.generate(
@@ -114,7 +139,7 @@ class ChatTemplate:
             enable_thinking=thinking,
             bos_token=self._bos,
             eos_token=self._eos,
-            tools=None,
+            tools=offer,
         ):
             size += len(part)
             if size > limit_chars:
@@ -122,7 +147,7 @@ class ChatTemplate:
             parts.append(part)
         text = "".join(parts)
         text.encode()  # lone surrogates in the template's own text are no text for a tokenizer
-        return text
+        return text.split(mark)
 
 
 def _guarded(work: Callable[[], Result], what_failed: str) -> Result:
@@ -130,7 +155,7 @@ def _guarded(work: Callable[[], Result], what_failed: str) -> Result:
     try:
         with confined(seconds=RENDER_LIMIT_S, extra_bytes=RENDER_EXTRA_BYTES):
             return work()
-    except TemplateError:
+    except Refused:
         raise
     except OutOfTime:
         raise TemplateError(f"the model's chat template took more than {RENDER_LIMIT_S:.0f} s") from None
@@ -149,6 +174,10 @@ def _bounded_range(*args: int) -> range:
     if result[MAX_RANGE : MAX_RANGE + 1]:
         raise TemplateError(f"the template loops more than {MAX_RANGE} times")
     return result
+
+
+def _json(value: Any, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=None if indent is None else min(indent, 8))
 
 
 def _raise(message: str) -> NoReturn:

@@ -24,6 +24,7 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from edged.api.requests import Tool, ToolCall
+from edged.worker.refused import Refused
 from edged.worker.text import overlap
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _Found: TypeAlias = tuple[str, dict[str, Any]]  # name and arguments
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
-class ToolError(Exception):
+class ToolError(Refused):
     """A tool is not described as it must be; the text names it."""
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from edged.api.requests import Message, Sampling
+    from edged.api.requests import Message, Sampling, Tool
+    from edged.worker.forms.calls import CallForm
 
 
 class LoadError(Exception):
@@ -64,6 +65,9 @@ class Pooling(Struct, frozen=True):
 
 
 class Sampler(Protocol):
+Allows: TypeAlias = "Callable[[int], bool]"  # whether a token may come next
+
+
     """The sampling state of one request."""
 
     def close(self) -> None: ...
@@ -79,8 +83,15 @@ class Backend(Protocol):
     pooling: Pooling | None  # set when the model is loaded for embeddings; then it does nothing else
     can_truncate: bool  # a sequence can be cut back to any length: every layer keeps every token
 
-    def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
-        """Tokens of a conversation through the model's chat template; raises TemplateError."""
+    @property
+    def call_form(self) -> CallForm:
+        """How the model writes tool calls."""
+
+    def render(self, messages: Sequence[Message], *, thinking: bool, tools: Sequence[Tool] = ()) -> list[int]:
+        """Tokens of a conversation through the model's chat template; raises TemplateError.
+
+        What people and programs say in it is text: the name of a control token inside ends no turn.
+        """
 
     def tokenize(self, text: str, *, bos: bool = True, control: bool = True) -> list[int]:
         """Tokens of a raw prompt; with ``bos`` the beginning-of-sequence token where the model wants one.
@@ -105,8 +116,12 @@ class Backend(Protocol):
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler: ...
 
-    def sample(self, sampler: Sampler, row: int) -> int:
-        """Draw the next token from the logits of ``row``, which the last step returned."""
+    def sample(self, sampler: Sampler, row: int, allows: Allows | None = None) -> int:
+        """Draw the next token from the logits of ``row``, which the last step returned.
+
+        Where ``allows`` is False of it another one is drawn, among the likeliest that are allowed. Raises
+        Refused when the model has none at all.
+        """
 
     def embed(self, runs: Sequence[Run]) -> list[list[float]]:
         """Evaluate the rest of some texts together; the vector of each, which may have any length.

@@ -22,16 +22,20 @@ from msgspec import Struct
 from edged.worker.backends.base import LoadError, Pooling, StateError, StepError, new_state
 
 if TYPE_CHECKING:
+from edged.worker.refused import Refused
     from collections.abc import Callable, Sequence
 
-    from edged.api.requests import Message, Sampling
+    from edged.api.requests import Message, Sampling, Tool
     from edged.ipc.messages import EngineOptions
-    from edged.worker.backends.base import Run, Sampler, State
+    from edged.worker.backends.base import Allows, Run, Sampler, State
+    from edged.worker.forms.calls import CallForm
 
 END = 256
 DIMENSIONS = 8  # of an embedding
 SURE = 0.9  # the probability of a scripted token
 TURN_END = "</>"
+# Said in place of a scripted token that is not allowed. What closes comes first, so that there is an end.
+INSTEAD: tuple[int, ...] = (END, *b'"}]', *(byte for byte in range(256) if byte not in b'"}]'))
 STATE_MAGIC = 0x66616B65
 Phase = Literal["load", "prefill", "decode"]
 
@@ -70,6 +74,7 @@ class FakeBackend:
     model_name = "fake"
 
     def __init__(self, script: Script, options: EngineOptions) -> None:
+    call_form: CallForm = "hermes"
         self.context = options.context
         self.rows = options.slots
         self.pooling = (
@@ -87,10 +92,11 @@ class FakeBackend:
         self._samplers: list[FakeSampler] = []
         self._leaked: list[bytearray] = []
 
-    def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
+    def render(self, messages: Sequence[Message], *, thinking: bool, tools: Sequence[Tool] = ()) -> list[int]:
         plain = self._script.template == "plain"
         end = "" if plain else TURN_END
-        text = "".join(f"<{message.role}>{message.content}{end}" for message in messages)
+        text = "".join(f"<tool>{tool.name}{end}" for tool in tools)
+        text += "".join(f"<{message.role}>{message.content}{end}" for message in messages)
         if not plain:
             text += "<assistant>" + ("<think></think>" if self._script.template == "thinking" else "")
         return list((text + ("<think>" if thinking else "")).encode())
@@ -132,10 +138,16 @@ class FakeBackend:
         self._samplers.append(sampler)
         return sampler
 
-    def sample(self, sampler: Sampler, row: int) -> int:
+    def sample(self, sampler: Sampler, row: int, allows: Allows | None = None) -> int:
         if not isinstance(sampler, FakeSampler):
             raise StepError("a sampler of another engine")
-        return sampler.token(self._rows[row][1])
+        token = sampler.token(self._rows[row][1])
+        if allows is None or allows(token):
+            return token
+        for instead in INSTEAD:
+            if allows(instead):
+                return instead
+        raise Refused("the model has no token that the answer may go on with")
 
     def embed(self, runs: Sequence[Run]) -> list[list[float]]:
         """The letters of the text, counted by their remainder."""

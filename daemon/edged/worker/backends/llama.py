@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
-    from edged.api.requests import Message, Sampling
+    from edged.api.requests import Message, Sampling, Tool
     from edged.ipc.messages import EngineOptions
-    from edged.worker.backends.base import Pooling, Sampler, State
+    from edged.worker.backends.base import Allows, Pooling, Sampler, State
+    from edged.worker.forms.calls import CallForm
 
 log = logging.getLogger("edged.worker.llama")
 
@@ -35,6 +36,7 @@ WHOLE_STATE = api.LLAMA_STATE_SEQ_FLAGS_NONE  # of attention and of recurrent me
 
 
 class LlamaBackend:
+CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
     """See :class:`edged.worker.backends.base.Backend`. Owns the model, the context and one batch."""
 
     engine = f"llama.cpp (llama-cpp-python {lib.__version__})"
@@ -58,13 +60,20 @@ class LlamaBackend:
 
     # --- text and tokens ------------------------------------------------------------------
 
-    def render(self, messages: Sequence[Message], *, thinking: bool) -> list[int]:
+    def render(self, messages: Sequence[Message], *, thinking: bool, tools: Sequence[Tool] = ()) -> list[int]:
         if self._template is None:
             raise TemplateError("this model has no chat template; use generate with a raw prompt")
         # Few tokens are longer than 64 characters, so a longer prompt could hardly fit the context.
         limit = max(self.context * 64, 1 << 16)
-        text = self._template.render(messages, thinking=thinking, limit_chars=limit)
-        return self._tokenize(text, add_special=not text.startswith(self._bos_text or "\x00"))
+        first, *rest = self._template.render(messages, thinking=thinking, limit_chars=limit, tools=tools)
+        tokens = self._tokenize(first, add_special=not first.startswith(self._bos_text or "\x00"))
+        for piece in rest:
+            tokens += self._tokenize(piece, add_special=False)
+        return tokens
+
+    @property
+    def call_form(self) -> CallForm:
+        return "hermes" if self._template is None else self._template.call_form
 
     def tokenize(self, text: str, *, bos: bool = True, control: bool = True) -> list[int]:
         return self._tokenize(text, add_special=bos, control=control)
@@ -114,10 +123,12 @@ class LlamaBackend:
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
         return LlamaSampler(sampling, self._n_vocab, prompt)
 
-    def sample(self, sampler: Sampler, row: int) -> int:
+    def sample(self, sampler: Sampler, row: int, allows: Allows | None = None) -> int:
         if not isinstance(sampler, LlamaSampler):
             raise StepError("a sampler of another engine")
-        return int(api.llama_sampler_sample(sampler.chain, self._context, row))
+        if allows is None:
+            return int(api.llama_sampler_sample(sampler.chain, self._context, row))
+        return sampler.draw(self._logits(row), allows)
 
     def embed(self, runs: Sequence[Run]) -> list[list[float]]:
         if self.pooling is None:
@@ -215,9 +226,18 @@ class LlamaBackend:
         source = api.llama_model_chat_template(self._model, None)
         if not source:
             return None
+    def _controls(self) -> Iterator[str]:
+        """The names of all tokens that are no text."""
+        for token in range(self._n_vocab):
+            attributes = api.llama_vocab_get_attr(self._vocab, token)
+            if attributes & CONTROL or api.llama_vocab_is_eog(self._vocab, token):
+                yield self._token_text(token)
+
         eos = self._token_text(api.llama_vocab_eos(self._vocab))
         try:
-            return ChatTemplate(source.decode("utf-8", "replace"), bos=self._bos_text, eos=eos)
+            return ChatTemplate(
+                source.decode("utf-8", "replace"), bos=self._bos_text, eos=eos, controls=self._controls()
+            )
         except TemplateError as error:
             raise LoadError(str(error)) from error
 

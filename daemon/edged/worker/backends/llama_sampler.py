@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from llama_cpp import llama_cpp as api
 
+from edged.worker.refused import Refused
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edged.api.requests import Sampling
+    from edged.worker.backends.base import Allows
 
 Logits: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Tokens: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+# How many of the likeliest tokens are tried when the one drawn is not allowed, before all of them are. Those
+# below hardly ever matter, and a vocabulary may have a quarter of a million.
+DEPTHS = (256, 4096)
 
 PENALTY_WINDOW_TOKENS = 256  # the last tokens that count as repetition
 # A request that names no value and a model without a preset: llama.cpp's own defaults, without its penalties.
@@ -49,6 +59,32 @@ class LlamaSampler:
         # To llama.cpp the largest number means "draw a seed", which no client with a seed asks for.
         self._add(api.llama_sampler_init_dist(seed % api.LLAMA_DEFAULT_SEED))
 
+    def draw(self, logits: Logits, allows: Allows) -> int:
+        """The token that is drawn freely if it is allowed, otherwise one among the likeliest that are.
+
+        Raises Refused when no token of the vocabulary is allowed.
+        """
+        token = self._apply(logits, np.arange(len(logits), dtype=np.int32))
+        if not allows(token):
+            token = self._apply(logits, _allowed(logits, allows))
+        api.llama_sampler_accept(self.chain, token)
+        return token
+
+    def _apply(self, logits: Logits, tokens: Tokens) -> int:
+        """Draw among ``tokens``, without counting the one drawn as said."""
+        candidates = np.empty(len(tokens), dtype=_CANDIDATE)
+        candidates["id"] = tokens
+        candidates["logit"] = logits[tokens]
+        candidates["p"] = 0
+        array = api.llama_token_data_array(
+            data=candidates.ctypes.data_as(api.llama_token_data_p),
+            size=len(tokens),
+            selected=-1,
+            sorted=False,
+        )
+        api.llama_sampler_apply(self.chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
     def close(self) -> None:
         api.llama_sampler_free(self.chain)
 
@@ -59,6 +95,18 @@ class LlamaSampler:
 def _or_neutral(sampling: Sampling, name: str) -> float:
     value = getattr(sampling, name)
     return float(NEUTRAL[name] if value is None else value)
+
+
+def _allowed(logits: Logits, allows: Allows) -> Tokens:
+    """Of the likeliest tokens those that are allowed; deeper and deeper until there are some."""
+    seen = 0
+    for count in (*DEPTHS, len(logits)):
+        likeliest = top(logits, min(count, len(logits)))
+        found = [token for token in likeliest[seen:] if allows(token)]
+        if found:
+            return np.array(found, dtype=np.int32)
+        seen = len(likeliest)
+    raise Refused("the model has no token that the answer may go on with")
 
 
 def logits_at(pointer: Any, count: int) -> Logits:

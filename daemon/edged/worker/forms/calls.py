@@ -1,0 +1,97 @@
+"""Tool calls as grammars, for when the model must make one. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from edged.worker.forms import json_parts as parts
+from edged.worker.forms.grammar import Alt, Chars, Part, Ref, Repeat, Seq, alt, optional
+from edged.worker.forms.schema import SchemaReader
+from edged.worker.tools import CALL, END_CALL, END_FUNCTION, FUNCTION, allowed_types, parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edged.api.requests import Tool
+
+CallForm: TypeAlias = Literal["hermes", "functions"]  # see edged.worker.tools
+_END_VALUE = "</parameter>"
+_ANY_CHARACTER = ((0x09, 0x0A), (0x20, 0xD7FF), (0xE000, 0x10FFFF))
+
+
+def calls_of(tools: Sequence[Tool], form: CallForm, *, several: bool) -> tuple[Part, dict[str, Part]]:
+    """One call of one of ``tools``, or with ``several`` any number of them; and the rules it refers to.
+
+    Where a tool's schema cannot be enforced, only its types are. Raises ToolError.
+    """
+    rules: dict[str, Part] = dict(parts.VALUES) | _text_rules()
+    make = _hermes if form == "hermes" else _function
+    one = alt(*(Seq((f"{CALL}\n", make(tool, rules), f"\n{END_CALL}")) for tool in tools))
+    rules["call"] = one
+    more = Repeat(Seq(("\n", Ref("call"))))
+    return (Seq((Ref("call"), more)) if several else Ref("call")), rules
+
+
+def _hermes(tool: Tool, rules: dict[str, Part]) -> Part:
+    schema = parameters(tool)
+    arguments = _value({"type": "object"} | schema, schema, tool, rules)
+    return Seq((f'{{"name": {parts.literal(tool.name)}, "arguments": ', arguments, "}"))
+
+
+def _function(tool: Tool, rules: dict[str, Part]) -> Part:
+    schema = parameters(tool)
+    properties = schema.get("properties")
+    required = schema.get("required")
+    values: list[Part] = []
+    for name, one in properties.items() if isinstance(properties, dict) else ():
+        if any(char in name for char in "<>\n"):
+            continue  # a name that this form cannot carry
+        value = _bare_value(one, schema, tool, rules)
+        parameter = Seq((f"<parameter={name}>\n", value, f"\n{_END_VALUE}\n"))
+        needed = isinstance(required, list) and name in required
+        values.append(parameter if needed else optional(parameter))
+    return Seq((f"{FUNCTION}{tool.name}>\n", *values, END_FUNCTION))
+
+
+def _bare_value(schema: Any, document: dict[str, Any], tool: Tool, rules: dict[str, Part]) -> Part:
+    """A value as it stands between the tags of a parameter."""
+    kinds = allowed_types(schema)
+    if "string" not in kinds:
+        return _value(schema, document, tool, rules)
+    values = schema.get("enum") if isinstance(schema, dict) else None
+    if isinstance(values, list) and values and all(isinstance(value, str) and value for value in values):
+        return alt(*values)
+    return Ref("text 0")
+
+
+def _value(schema: Any, document: Any, tool: Tool, rules: dict[str, Part]) -> Part:
+    reader = SchemaReader(document, f"{tool.name} ", lenient=True)
+    part = reader.part(schema, tool.name)
+    rules.update(reader.rules)
+    return part
+
+
+def _text_rules() -> dict[str, Part]:
+    """Text without the tag that ends a value: ``text n`` is what may follow the first n characters of it."""
+    rules: dict[str, Part] = {}
+    for length, char in enumerate(_END_VALUE):
+        others = Chars(tuple(_except(char, "<")))
+        options: list[Part] = ["", Seq((others, Ref("text 0")))]
+        if char != "<":
+            options.append(Seq(("<", Ref("text 1"))))
+        if length + 1 < len(_END_VALUE):
+            options.append(Seq((char, Ref(f"text {length + 1}"))))
+        rules[f"text {length}"] = Alt(tuple(options))
+    return rules
+
+
+def _except(*chars: str) -> list[tuple[int, int]]:
+    ranges = list(_ANY_CHARACTER)
+    for code in map(ord, chars):
+        ranges = [
+            piece
+            for low, high in ranges
+            for piece in ((low, min(high, code - 1)), (max(low, code + 1), high))
+            if piece[0] <= piece[1]
+        ]
+    return ranges

@@ -1,0 +1,348 @@
+"""Whatever a schema's grammar lets through is JSON and valid; what cannot be enforced is refused by name."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from decimal import Decimal
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.worker.forms.grammar import Grammar
+from edged.worker.forms.number_range import Bound, between
+from edged.worker.forms.pattern import PatternError, text_like
+from edged.worker.forms.schema import grammar_of
+from edged.worker.forms.schema_values import SchemaError
+from tests.kit.grammar_text import draw, schemas
+
+FORMATS = jsonschema.FormatChecker(["date", "ipv4", "uuid"])
+
+
+def accepts(grammar: Grammar, text: str) -> bool:
+    state = grammar.follow(grammar.start, text)
+    return state is not None and state.complete
+
+
+def judge(schema, text: str) -> None:
+    """Raise unless ``text`` is JSON and valid."""
+    jsonschema.Draft202012Validator(schema, format_checker=FORMATS).validate(json.loads(text))
+
+
+@settings(max_examples=200, deadline=None)
+@given(schemas, st.integers(0, 2**32))
+def test_every_text_of_200_generated_schemas_is_valid(schema, seed):
+    jsonschema.Draft202012Validator.check_schema(schema)
+    grammar = grammar_of(schema)
+    dice = random.Random(seed)
+    for _ in range(5):
+        text = draw(grammar, dice)
+        if text is not None:
+            judge(schema, text)
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
+        "boss": {"$ref": "#"},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "é", "age": 7}',
+        '{"name":"x","age":150,"tags":[]}',
+        '{\n  "name": "a\\"\\u00e9",\n  "age": 0,\n  "tags": ["a", "b"]\n}',
+        '{"name": "x", "age": 7, "boss": {"name": "B", "age": 90}}',
+    ],
+)
+def test_the_ways_models_write_an_object_are_let_through(text):
+    judge(PERSON, text)
+    assert accepts(grammar_of(PERSON), text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "", "age": 7}',
+        '{"name": "x"}',
+        '{"name": "x", "age": 151}',
+        '{"name": "x", "age": -1}',
+        '{"name": "x", "age": 1.5}',
+        '{"name": "x", "age": 007}',
+        '{"name": "x", "age": 7, "more": 1}',
+        '{"name": "x", "age": 7, "tags": ["c"]}',
+        '{"name": "x", "age": 7, "tags": ["a", "b", "a"]}',
+        '{"name": "x", "age": 7,}',
+        '{"name": "x", "age": 7} ',
+        '{"name": "x\n", "age": 7}',
+        '{"name": "\\ud83d", "age": 7}',
+        '{"age": 7, "name": "x", "name": "y"}',
+    ],
+)
+def test_what_is_not_valid_is_not_let_through(text):
+    assert not accepts(grammar_of(PERSON), text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": "object"}, ['{"any": [1, {}]}', "{}"], ["[]", "1"]),
+        ({"additionalProperties": {"type": "integer"}}, ['{"a": 1, "b": 2}'], ['{"a": "1"}']),
+        (
+            {"properties": {"ab": {"type": "null"}}, "additionalProperties": {"type": "integer"}},
+            ['{"ab": null, "a": 1, "abc": 2, "": 3, "b": 4}', '{"b": 4}'],
+            ['{"ab": 1}', '{"a": 1, "ab": null}', '{"b": 4, "ab": 1}'],
+        ),
+        ({"required": ["x"], "type": "object"}, ['{"x": 1, "y": 2}'], ['{"y": 2}', "{}"]),
+        ({"type": "array", "prefixItems": [{"const": 1}], "items": False}, ["[1]", "[]"], ["[1, 2]", "[2]"]),
+        ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
+        ({"type": ["string", "null"]}, ['"a"', "null"], ["1"]),
+        (
+            {"enum": ["a", 1, None, [1], {"b": "é"}]},
+            ['"a"', "1", "null", "[1]", '{"b": "é"}'],
+            ['"b"', "1.0"],
+        ),
+        ({"enum": ["a", 1], "type": "string"}, ['"a"'], ["1"]),
+        ({"const": 'a"\\'}, ['"a\\"\\\\"'], ['"a"']),
+        (
+            {"oneOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]},
+            ["1", '"a"', "null"],
+            ["1.5", "true"],
+        ),
+        (
+            {
+                "$defs": {
+                    "cat": {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]}
+                },
+                "oneOf": [
+                    {"$ref": "#/$defs/cat"},
+                    {"type": "object", "properties": {"kind": {"enum": ["dog"]}}, "required": ["kind"]},
+                ],
+            },
+            ['{"kind": "cat"}', '{"kind": "dog"}'],
+            ['{"kind": "cow"}', "{}"],
+        ),
+        (
+            {"type": "string", "format": "date"},
+            ['"2024-02-28"', '"2023-12-31"'],
+            ['"2023-02-30"', '"2023-13-01"'],
+        ),
+        ({"type": "string", "format": "ipv4"}, ['"10.0.255.1"'], ['"256.1.1.1"', '"01.1.1.1"']),
+        ({"type": "string", "format": "made-up"}, ['"anything"'], []),
+        ({"type": "integer", "multipleOf": 1}, ["5"], ["5.5"]),
+        (True, ["1", "{}"], [""]),
+    ],
+)
+def test_keywords_mean_what_they_say(schema, good, bad):
+    grammar = grammar_of(schema)
+    for text in good:
+        judge(schema, text)
+        assert accepts(grammar, text), text
+    for text in bad:
+        assert not accepts(grammar, text), text
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        (
+            {"type": "object", "properties": {"a": {"type": "number", "multipleOf": 5}}},
+            "properties.a.multipleOf",
+        ),
+        ({"type": "array", "items": {"not": {}}}, "schema.items.not"),
+        ({"type": "array", "uniqueItems": True}, "schema.uniqueItems"),
+        ({"patternProperties": {"a": {}}}, "schema.patternProperties"),
+        ({"type": "object", "minProperties": 1}, "schema.minProperties"),
+        ({"if": {}, "then": {}}, "schema.if"),
+        ({"type": "strin"}, "schema.type"),
+        ({"type": []}, "schema.type"),
+        ({"type": {}}, "schema.type"),
+        ({"type": "string", "minLength": -1}, "schema.minLength"),
+        ({"type": "string", "minLength": "1"}, "schema.minLength"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "schema.minLength"),
+        ({"type": "string", "maxLength": 10**9}, "schema.maxLength"),
+        ({"type": "string", "pattern": "(?=a)b"}, "schema.pattern"),
+        ({"type": "string", "pattern": 3}, "schema.pattern"),
+        ({"type": "string", "pattern": "a", "maxLength": 3}, "schema.pattern"),
+        ({"type": "integer", "minimum": 2, "maximum": 1}, "no number"),
+        ({"type": "integer", "minimum": "1"}, "schema.minimum"),
+        ({"type": "integer", "exclusiveMinimum": True}, "schema.exclusiveMinimum"),
+        ({"type": "number", "minimum": 1e-300}, "digits"),
+        ({"enum": []}, "schema.enum"),
+        ({"enum": ["a"], "type": "integer"}, "schema.enum"),
+        ({"enum": ["a"], "minLength": 2}, "schema.minLength"),
+        ({"enum": [{}] * 501}, "schema.enum"),
+        ({"properties": {"a": False}}, "schema.properties.a"),
+        ({"properties": []}, "schema.properties"),
+        ({"type": "object", "required": "a"}, "schema.required"),
+        ({"type": "object", "required": ["a"], "additionalProperties": False}, "schema.required"),
+        ({"anyOf": []}, "schema.anyOf"),
+        ({"anyOf": [{"type": "string"}], "type": "string"}, "schema.type"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "schema.oneOf"),
+        ({"oneOf": [{"type": "object"}, {"type": "object"}]}, "schema.oneOf"),
+        ({"allOf": [{}, {}]}, "schema.allOf"),
+        ({"$ref": "#"}, "itself"),
+        ({"anyOf": [{"type": "null"}, {"$ref": "#"}]}, "itself"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "itself"),
+        ({"$ref": "#/$defs/none"}, "does not exist"),
+        ({"$ref": "http://x/y"}, "schema.$ref"),
+        ({"$ref": 1}, "schema.$ref"),
+        ({"items": [{}]}, "schema.items"),
+        ([], "schema"),
+        ("x", "schema"),
+        (False, "schema"),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_by_keyword_and_place(schema, place):
+    with pytest.raises(SchemaError, match=re.escape(place)):
+        grammar_of(schema)
+
+
+def nested(levels: int):
+    schema: dict = {"type": "integer"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+def test_schemas_are_bounded_in_depth_and_size():
+    grammar_of(nested(20))
+    with pytest.raises(SchemaError, match="too deep"):
+        grammar_of(nested(200))
+    wide = {"properties": {str(number): {"properties": {"a": {}}} for number in range(5000)}}
+    with pytest.raises(SchemaError, match="too large"):
+        grammar_of(wide)
+
+
+def test_a_schema_that_doubles_itself_costs_no_more_than_its_text():
+    definitions = {
+        f"d{n}": {"type": "array", "items": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2}} for n in range(12)
+    }
+    schema = {"$defs": definitions | {"d12": {"const": 1}}, "$ref": "#/$defs/d0"}
+    with pytest.raises(SchemaError, match="not supported beside"):
+        grammar_of(schema | {"type": "array"})
+    assert accepts(grammar_of(schema), "[" * 12 + "1" + "]" * 12)
+
+
+def test_nesting_ends_somewhere_even_when_the_schema_does_not():
+    grammar = grammar_of({"type": "array", "items": {"$ref": "#"}})
+    assert accepts(grammar, "[" * 30 + "]" * 30)
+    assert grammar.follow(grammar.start, "[" * 1000) is None
+
+
+_bounds = st.decimals(-2000, 2000, places=3) | st.integers(-20, 20).map(Decimal)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.none() | _bounds,
+    st.none() | _bounds,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_numbers_between_two_bounds_are_just_those(low, high, open_low, open_high, whole, seed):
+    part = between(
+        None if low is None else Bound(low, open_low),
+        None if high is None else Bound(high, open_high),
+        whole=whole,
+    )
+
+    def within(value: Decimal) -> bool:
+        above = low is None or value > low or (value == low and not open_low)
+        return above and (high is None or value < high or (value == high and not open_high))
+
+    dice = random.Random(seed)
+    near = [
+        bound + step
+        for bound in (low, high)
+        if bound is not None
+        for step in map(Decimal, ("0", "1", "-1", "0.001", "-0.001", "0.0001", "-0.0001"))
+    ]
+    tried = [
+        *near,
+        *(Decimal(dice.randint(-3_000_000, 3_000_000)).scaleb(-dice.randint(0, 3)) for _ in range(20)),
+    ]
+    tried = [value.to_integral_value() if whole else value for value in tried]
+    if part is None:
+        assert not any(map(within, tried))
+        return
+    grammar = Grammar(part)
+    for value in tried:
+        # Beyond the digits of an open bound the grammar stops somewhere, and without a bound at 16 digits.
+        if accepts(grammar, format(value.normalize() + 0, "f")) != within(value):
+            assert within(value)
+            assert abs(value.as_tuple().exponent) > 3
+    for _ in range(10):
+        text = draw(grammar, dice)
+        assert text is not None
+        assert within(Decimal(text)), text
+        assert not whole or "." not in text
+
+
+PATTERNS = [
+    r"^abc$",
+    r"^[A-Z]{2,3}-\d+$",
+    r"b+c?",
+    r"^(a|bc)*$",
+    r"^(?:x(?:y|z)){1,3}$|^w$",
+    r"^[^a-y\s]+$",
+    r"^\w+@\w+\.(com|org)$",
+    r'^["\\/]+$',
+    r"^.\.\^\$$",
+    r"^[\]\-a]+[+-]?$",
+    r"^é\u00e9\x41+$",
+    r"^\S\D\W$",
+    r"^a*?b+?$",
+    r"^$",
+    "",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_texts_made_for_a_pattern_match_it(pattern):
+    grammar = Grammar(text_like(pattern))
+    dice = random.Random(3)
+    for _ in range(60):
+        text = draw(grammar, dice)
+        assert text is not None
+        assert re.search(pattern, json.loads(f'"{text}"')), text
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(
+            r"(?=a)",
+            r"(?P<x>a)",
+            r"\bx",
+            r"\1",
+            "(a",
+            "a)",
+            "[a",
+            "[]",
+            "a**",
+            "*",
+            "a{1",
+            "a{2,1}",
+            "a{1,9999}",
+        ),
+        *("(a?)*", r"\p{L}", r"\x1", r"\u12", "[b-a]", r"[\d-z]", "a$b", "(^a)", "\\"),
+        *("(" * 40 + ")" * 40, "a" * 600, None),
+    ],
+)
+def test_patterns_beyond_the_common_language_are_refused(pattern):
+    with pytest.raises(PatternError):
+        text_like(pattern)

@@ -53,6 +53,7 @@ def test_every_accepted_field_reaches_the_request():
             "stream_options": {"include_usage": True},
             "chat_template_kwargs": {"enable_thinking": True},
             "id": "mine",
+            "template": "door",
             "priority": 9,
             "ttl_s": 2.5,
         }
@@ -75,7 +76,7 @@ def test_every_accepted_field_reaches_the_request():
         repeat_penalty=1.1,
     )
     assert (request.max_tokens, request.stop, request.thinking) == (9, ("a", "b"), True)
-    assert (request.priority, request.ttl_s) == (9, 2.5)
+    assert (request.priority, request.ttl_s, request.template) == (9, 2.5, "door")
 
 
 def test_a_minimal_body_gets_the_defaults():

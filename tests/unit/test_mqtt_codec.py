@@ -31,7 +31,7 @@ def test_every_field_arrives():
         "id": "7", "messages": [{"role": "user", "content": "hi"}], "system": "be brief", "max_tokens": 9,
         "max_bytes": 200, "ttl_s": 3, "priority": 2, "stream": True, "stop": ["a", "b"], "temperature": 0.5,
         "top_p": 0.9, "top_k": 3, "min_p": 0.1, "seed": 4, "presence_penalty": 1, "frequency_penalty": 0.5,
-        "repeat_penalty": 1.1, "thinking": True, "reply_to": "app/x",
+        "repeat_penalty": 1.1, "thinking": True, "reply_to": "app/x", "template": "door",
     })  # fmt: skip
     request = asked.request
     assert (request.id, request.client, request.op) == ("7", "me", "chat")
@@ -41,6 +41,7 @@ def test_every_field_arrives():
     )
     assert (request.max_tokens, request.ttl_s, request.priority, request.stop) == (9, 3.0, 2, ("a", "b"))
     assert (request.sampling.top_k, request.sampling.seed, request.sampling.frequency_penalty) == (3, 4, 0.5)
+    assert request.template == "door"
     assert (request.thinking, asked.stream, asked.max_bytes, asked.reply_to) == (True, True, 200, "app/x")
 
 

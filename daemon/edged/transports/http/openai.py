@@ -101,6 +101,7 @@ class Body(Addressed, frozen=True, kw_only=True):
 class ChatBody(Body, frozen=True, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: int | None = None
+    template: str | None = None  # ours: the box puts its system message of this name before the messages
     chat_template_kwargs: TemplateOptions | None = None
 
 
@@ -157,6 +158,7 @@ def parse(raw: bytes, dialect: Dialect, *, model: ModelInfo, request_id: str, cl
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
         thinking=chat.chat_template_kwargs.enable_thinking if chat and chat.chat_template_kwargs else None,
+        template=(chat.template if chat else None) or "",
         **body.terms(),
     )
     options = body.stream_options or StreamOptions()

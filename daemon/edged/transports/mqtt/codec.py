@@ -31,6 +31,7 @@ class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt: str | None = None  # of a chat, and where choices are scored: the one user message
     messages: tuple[Message, ...] | None = None
     system: str | None = None  # put before the messages
+    template: str = ""  # the one of the box with this name is
     choices: tuple[str, ...] = ()
     scoring: ScoringRule | None = None
     inputs: tuple[str, ...] | str = ()  # texts to embed
@@ -100,6 +101,7 @@ def decode_request(
         stop=(body.stop,) if isinstance(body.stop, str) else body.stop,
         sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
         thinking=body.thinking,
+        template=body.template,
         ttl_s=_ttl_s(body.ttl_s, expiry_s),
         priority=body.priority,
     )

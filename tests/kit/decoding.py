@@ -49,9 +49,9 @@ class Watched:
         self.drawn[tuple(prompt)] = []
         return sampler
 
-    def sample(self, sampler: Any, row: int) -> int:
+    def sample(self, sampler: Any, row: int, *args: Any) -> int:
         gap = self.gap(row)
-        token = self._backend.sample(sampler, row)
+        token = self._backend.sample(sampler, row, *args)
         self.drawn[self._prompts[id(sampler)]].append(Drawn(token, gap))
         return token
 
@@ -139,7 +139,7 @@ class Stage:
         for _ in range(limit):
             self.turn()
             if self.idle:
-                assert sorted(self.loop._free) == list(range(self.slots))
+                assert sorted(self.loop._slots.free) == list(range(self.slots))
                 return
         raise AssertionError(f"the loop has work after {limit} turns")
 

@@ -97,7 +97,7 @@ class Stage:
             if self.loop.idle and self.inbox.empty():
                 break
         assert self.loop.idle
-        assert sorted(self.loop._free) == list(range(self.slots))
+        assert sorted(self.loop._slots.free) == list(range(self.slots))
         assert not self.backend._cells
 
     def ask(self, key: int, text: str, **fields: Any) -> str:

@@ -70,7 +70,7 @@ def test_what_has_nothing_to_gain_does_not_wait():
     box.start(1, short + "a" * 200)
     box.start(2, short + "b" * 200)
     box.turn()
-    assert len(box.loop._active) == 2
+    assert len(box.loop._slots.active) == 2
 
 
 def test_without_a_cache_nobody_waits_and_nothing_is_kept():
@@ -78,7 +78,7 @@ def test_without_a_cache_nobody_waits_and_nothing_is_kept():
     for key in range(4):
         box.start(key, "n", system=SYSTEM)
     box.turn()
-    assert len(box.loop._active) == 4
+    assert len(box.loop._slots.active) == 4
     box.play()
     assert [box.cached(key) for key in range(4)] == [0] * 4
 

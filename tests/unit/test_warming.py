@@ -53,7 +53,7 @@ def test_a_request_interrupts_it_and_takes_what_is_read_so_far(turns, slots):
     read = box.evaluated
     box.start(1, "hello", system=SYSTEMS[0], max_tokens=2)
     box.turn()
-    assert len(box.loop._active) == 1
+    assert len(box.loop._slots.active) == 1
     box.play()
     assert box.text(1) == "ec"
     if turns * 16 < head(SYSTEMS[0]):

@@ -19,7 +19,7 @@ from edged.worker.prompt import PromptReader
 from edged.worker.refused import Refused
 from edged.worker.scoring import ChoiceError, Scoring, at_a_word, best, choice_tree
 from edged.worker.sharing import Sharing
-from edged.worker.slot import Slot
+from edged.worker.slots import Slots
 from edged.worker.waiting import Waiting, WaitingRoom
 from edged.worker.warming import Warming
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edged.worker.backends.base import Backend
     from edged.worker.kept import KeptPrefixes
     from edged.worker.scoring import ChoiceTree
+    from edged.worker.slot import Slot
 
 
 class DecodeLoop:
@@ -57,19 +58,17 @@ class DecodeLoop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
-        self._free = list(range(slots - 1, -1, -1))
         self._budget = budget
         self._inbox = inbox
         self._send = send
         self._progressed = progressed
         self._busy = busy
-        self._active: dict[int, Slot] = {}  # key → slot, in order of arrival
-        self._parked: dict[int, Slot] = {}  # paused, and their sequence was given to others
         self._waiting = WaitingRoom()
         self._clock = clock
         self._prompts = PromptReader(backend, share=cache_bytes > 0)
         self._forms = Forms(backend.call_form)
         self._sharing = Sharing(backend, cache_bytes, kept)
+        self._slots = Slots(backend, self._sharing, slots)
         openings = [self._prompts.opening(system, thinking=thinking) for system in systems]
         self._warming = Warming(backend, self._sharing, openings, chunk=budget)
         self._measures: deque[Measure] = deque()
@@ -77,37 +76,19 @@ class DecodeLoop:
     @property
     def idle(self) -> bool:
         """Nothing to do before another message comes, or a deadline."""
-        at_work = self._at_work or self._scoring or self._resumed
-        measuring = self._measures and not self._active
-        return not (at_work or measuring or ((self._waiting or self._warming.pending) and self._free))
+        slots = self._slots
+        at_work = slots.at_work or slots.scoring or slots.resumed
+        measuring = self._measures and not slots.active
+        return not (at_work or measuring or ((self._waiting or self._warming.pending) and slots.free))
 
     @property
     def cache_bytes(self) -> int:
         """What evaluated prompts take now."""
         return self._sharing.store.held_bytes
 
-    @property
-    def _at_work(self) -> list[Slot]:
-        """The slots that take part in steps."""
-        return [
-            slot
-            for slot in self._active.values()
-            if not (slot.paused and slot.decoding) and slot.scoring is None
-        ]
-
-    @property
-    def _scoring(self) -> list[Slot]:
-        """The slots that have read their prompt and score choices."""
-        return [slot for slot in self._active.values() if slot.scoring is not None]
-
-    @property
-    def _resumed(self) -> list[Slot]:
-        """The slots that could go on, had they a sequence."""
-        return [slot for slot in self._parked.values() if not slot.paused]
-
     def run(self) -> None:
         """Serve for ever; the process ends when the supervisor hangs up."""
-        self._sharing.load(self._free[-1])
+        self._sharing.load(self._slots.free[-1])
         while True:
             self.turn(wait=self.idle)
 
@@ -115,44 +96,30 @@ class DecodeLoop:
         """Take in messages (blocking for one when ``wait``), then compute one step."""
         self._receive(wait=wait)
         self._expire()
-        if self._waiting or self._resumed or self._measures:
+        slots = self._slots
+        if self._waiting or slots.resumed or self._measures:
             self._warming.interrupt()
-        self._make_way()
+        slots.make_way(len(self._waiting))
         for request in self._waiting:
-            if self._free and self._sharing.leader(request.prompt, self._active.values()) is None:
+            if slots.free and self._sharing.leader(request.prompt, slots.active.values()) is None:
                 self._waiting.remove(request.order.key)
                 self._admit(request)
-        slots, scoring = self._at_work, self._scoring
+        at_work, scoring = slots.at_work, slots.scoring
         self._busy(not self.idle)
-        if slots:
-            self._step(slots)
+        if at_work:
+            self._step(at_work)
             self._progressed()
         if scoring:  # a step of its own, one slot at a time, so that others wait for a short one at most
             self._score(scoring[0])
             self._progressed()
-        if slots or scoring:
+        if at_work or scoring:
             return
-        if self._measures and not self._active:
+        if self._measures and not slots.active:
             order = self._measures.popleft()
             self._send(run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed))
-        elif self._warming.pending and self._free:
-            self._warming.step(self._free[-1])
+        elif self._warming.pending and slots.free:
+            self._warming.step(slots.free[-1])
             self._progressed()
-
-    def _make_way(self) -> None:
-        """Let others have the sequences of answers that wait for their readers, and take them back."""
-        resumed = self._resumed
-        for slot in [slot for slot in self._active.values() if slot.paused and slot.decoding]:
-            if len(self._free) >= len(resumed) + len(self._waiting):
-                break
-            self._sharing.park(slot)
-            self._vacate(slot)
-            self._parked[slot.key] = slot
-        for slot in resumed[: len(self._free)]:
-            del self._parked[slot.key]
-            slot.index = self._free.pop()
-            self._active[slot.key] = slot
-            self._sharing.resume(slot)
 
     def _receive(self, *, wait: bool) -> None:
         if wait:
@@ -166,8 +133,8 @@ class DecodeLoop:
 
     def _next_message(self) -> ToLoop | None:
         """The next message; None when a deadline comes first."""
-        pending = (*self._active.values(), *self._parked.values(), *self._waiting)
-        deadline = min((one.deadline for one in pending), default=math.inf)
+        deadline = min((one.deadline for one in self._waiting), default=math.inf)
+        deadline = min(deadline, self._slots.deadline)
         left_s = None if deadline == math.inf else max(0.0, deadline - self._clock())
         try:
             return self._inbox.get(timeout=left_s)
@@ -184,19 +151,16 @@ class DecodeLoop:
                 self._sharing.shrink(message.to_bytes)
             case Cancel():
                 self._end(message.key, "cancelled", "the request was cancelled")
-            case Pause() | Resume() if (slot := self._slot(message.key)) is not None:
+            case Pause() | Resume() if (slot := self._slots.find(message.key)) is not None:
                 slot.paused = isinstance(message, Pause)
-
-    def _slot(self, key: int) -> Slot | None:
-        return self._active.get(key) or self._parked.get(key)
 
     def _end(self, key: int, code: str, why: str) -> None:
         """End a request without an answer; one that is over is left alone."""
-        slot = self._slot(key)
+        slot = self._slots.find(key)
         if slot is not None:
-            if slot.scoring is None and key in self._active:
+            if slot.scoring is None and key in self._slots.active:
                 self._sharing.leaving(slot, whole=False)
-            self._release(slot)
+            self._slots.close(slot)
         elif not self._waiting.remove(key):
             return
         self._reject(key, code, why)
@@ -204,7 +168,7 @@ class DecodeLoop:
     def _expire(self) -> None:
         """End the requests whose time is over."""
         now = self._clock()
-        late = [slot.key for slot in (*self._active.values(), *self._parked.values()) if slot.deadline <= now]
+        late = [slot.key for slot in self._slots if slot.deadline <= now]
         late += [request.order.key for request in self._waiting if request.deadline <= now]
         for key in late:
             self._end(key, "expired", "the request's time to live ran out before its answer was complete")
@@ -238,10 +202,7 @@ class DecodeLoop:
         except Refused as error:
             self._reject(order.key, "bad_request", str(error))
             return
-        sampler = backend.sampler(order.sampling, prompt)
-        slot = Slot(self._free.pop(), request, sampler, output)
-        self._active[order.key] = slot
-        self._sharing.begin(slot)
+        self._slots.open(request, backend.sampler(order.sampling, prompt), output)
 
     def _step(self, slots: list[Slot]) -> None:
         work = [
@@ -266,11 +227,10 @@ class DecodeLoop:
         self._sharing.leaving(slot, whole=False)
         slot.scoring = Scoring(self._backend, tree, slot.index, slot.prompt_tokens, self._budget)
         try:
-            slot.borrowed = slot.scoring.begin(row, self._free)
+            self._slots.borrow(slot, slot.scoring.begin(row, self._slots.free))
         except StateError as error:
             self._end(slot.key, "internal", f"the choices cannot be scored: {error}")
             return
-        self._free = [seq for seq in self._free if seq not in slot.borrowed]
         if slot.scoring.done:
             self._finish_scoring(slot, slot.scoring)
 
@@ -293,7 +253,7 @@ class DecodeLoop:
         usage = Usage(
             prompt_tokens=slot.prompt_tokens, completion_tokens=scoring.evaluated, cached_tokens=slot.cached
         )
-        self._release(slot)
+        self._slots.close(slot)
         self._send(Token(key=slot.key, text=best(scores)))
         self._send(Done(key=slot.key, finish="stop", usage=usage, decode_ms=0.0, scores=scores))
 
@@ -328,21 +288,8 @@ class DecodeLoop:
         )
         decode_ms = (self._clock() - slot.first_token_at) * 1000
         self._sharing.leaving(slot, whole=finish == "length" or self._backend.is_end(slot.tokens[-1]))
-        self._release(slot)
+        self._slots.close(slot)
         self._send(Done(key=slot.key, finish=finish, usage=usage, decode_ms=decode_ms))
-
-    def _release(self, slot: Slot) -> None:
-        slot.sampler.close()
-        if slot.scoring is not None:
-            slot.scoring.close()
-        if self._parked.pop(slot.key, None) is None:
-            self._vacate(slot)
-
-    def _vacate(self, slot: Slot) -> None:
-        """Free the sequences of a slot."""
-        del self._active[slot.key]
-        self._backend.forget(slot.index)
-        self._free += [*slot.borrowed, slot.index]
 
     def _reject(self, key: int, code: str, message: str) -> None:
         self._send(Rejected(key=key, code=code, message=message))

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tests.bench.errors import BenchError
 from tests.bench.figures import builtins, text
-from tests.bench.http_client import BenchError
 from tests.bench.machine import describe, watch
 from tests.bench.options import MODELS, PEERS, Options
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp.llama_cpp as library
 
 from edged.engine.process import worker_environment
+from tests.bench.errors import BenchError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -61,7 +62,7 @@ class BareLoop:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"the bare loop ended with {self._process.wait()}")
+            raise BenchError(f"the bare loop ended with {self._process.wait()}")
         return json.loads(line)
 
 

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.bench.errors import BenchError
 from tests.bench.figures import Report
-from tests.bench.http_client import BenchError
-from tests.bench.servers import EDGED
+from tests.bench.servers import EDGED, START_LIMIT_S
 from tests.integration.broker import MOSQUITTO, Broker
 from tests.kit.daemon import Daemon, wait_until
 from tests.kit.service import fake_model, fake_tree
@@ -56,7 +56,8 @@ def supervisor(folder: Path, broker: Broker, idle_s: float) -> tuple[float, floa
     daemon = Daemon(tree, folder)
     connected = connections(broker)
     try:
-        daemon.start()
+        daemon.start(ready=False)
+        wait_until(daemon.ready, "edged to be ready", START_LIMIT_S)
         wait_until(lambda: connections(broker) > connected, "MQTT to be connected")
         time.sleep(2)  # what starting left to do is done
         before_s, begun = cpu_s(daemon.pid), time.monotonic()

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from tests.bench.errors import BenchError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.bench.servers import Server
 
 LIMIT_S = 1800.0
-
-
-class BenchError(Exception):
-    """A server did not do what is to be measured; the text has its words."""
 
 
 class Stream(Struct, kw_only=True):

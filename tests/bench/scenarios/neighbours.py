@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edged.engine.process import worker_environment
 from edged.ipc.frames import FrameReader
 from edged.ipc.messages import EngineOptions, Load, Measure, Measured, Ready, decode_from_worker, encode
+from tests.bench.errors import BenchError
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
 from tests.bench.options import say
@@ -163,4 +164,4 @@ def _worker_tps(path: str, options: Options, environment: dict[str, str], steps:
                         return message.decode_tps
         finally:
             worker.kill()
-    raise SystemExit("a worker died while it was measured")
+    raise BenchError("a worker died while it was measured")

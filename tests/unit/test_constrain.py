@@ -108,6 +108,7 @@ def test_bytes_that_are_no_text_or_another_character_are_refused_as_soon_as_that
     follower = constraint(FORMS.read(order(choices=("é", "€", "😀"))))
     taken = [follower.take(data[index : index + 1]) for index in range(len(data))]
     assert not all(taken)
+    assert not constraint(FORMS.read(order(choices=("true",)))).take(data[:1])
     free = constraint(FORMS.read(order(json_mode=True)))
     assert free.take(b'{"')
     if data not in {b"\xc3\xa8", b"\xe2\x82\xad", b"\xf0\x9f\x98\x81"}:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMPILE_LIMIT_S = 2.0  # schemas that people write take a millisecond
 COMPILE_EXTRA_BYTES = 128 << 20
 GRAMMARS_REMEMBERED = 16
+_SHORTEST = {2: 0x80, 3: 0x800, 4: 0x10000}  # the first code point that takes so many bytes
 
 
 class Forms:
@@ -162,4 +163,4 @@ def _span(begun: bytes) -> tuple[int, int]:
     for byte in begun[1:]:
         value = value << 6 | byte & 0x3F
     missing = 6 * (length - len(begun))
-    return value << missing, (value + 1 << missing) - 1
+    return max(value << missing, _SHORTEST[length]), (value + 1 << missing) - 1

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 def order_of(request: Request, config: Config) -> Start:
     """Without key and time to live. Raises BadRequest when the request's template cannot be used."""
     model = config.model
-    chosen = {name: value for name, value in structs.asdict(request.sampling).items() if value is not None}
-    sampling: Sampling = structs.replace(model.sampling, **chosen)
+    budget = request.thinking_budget if request.thinking_budget is not None else model.thinking_budget or None
+    wanted = model.thinking if request.thinking is None else request.thinking
+    thinking = request.op == "chat" and wanted and budget != 0
+    sampling = _with(model.sampling, model.sampling_thinking) if thinking else model.sampling
     return Start(
         key=0,
         op=request.op,
@@ -27,9 +29,9 @@ def order_of(request: Request, config: Config) -> Start:
         prompt=request.prompt,
         max_tokens=request.max_tokens or config.limits.default_max_tokens,
         stop=request.stop,
-        sampling=sampling,
-        thinking=request.op == "chat" and (model.thinking if request.thinking is None else request.thinking),
-        thinking_budget=request.thinking_budget,
+        sampling=_with(sampling, request.sampling),
+        thinking=thinking,
+        thinking_budget=budget,
         choices=request.choices,
         scoring=request.scoring,
         schema=request.schema,
@@ -41,6 +43,13 @@ def order_of(request: Request, config: Config) -> Start:
         inputs=request.inputs,
         priority=request.priority,
     )
+
+
+def _with(preset: Sampling, chosen: Sampling) -> Sampling:
+    """``preset`` with what ``chosen`` says."""
+    said = {name: value for name, value in structs.asdict(chosen).items() if value is not None}
+    changed: Sampling = structs.replace(preset, **said)
+    return changed
 
 
 def _messages(request: Request, config: Config) -> tuple[Message, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgectl.install.code import Code
     from edgectl.install.manifest import Options
     from edgectl.install.places import Places
+    from edgectl.planning.catalog import Sampling as Preset
 
 MIB = 1 << 20
 FAKE_SUFFIX = ".fake"  # a script for the fake engine, which answers without a model
@@ -98,8 +99,6 @@ def _with_options(config: Config, options: Options) -> Config:
 
 def with_plan(config: Config, chosen: Chosen) -> Config:
     plan = chosen.plan
-    preset = structs.asdict(plan.sampling)
-    sampling = Sampling(**{name: preset[name] for name in Sampling.__struct_fields__ if name in preset})
     model = structs.replace(
         config.model,
         path=str(chosen.model_path),
@@ -115,7 +114,8 @@ def with_plan(config: Config, chosen: Chosen) -> Config:
         mmap=plan.mmap,
         repack=plan.repack,
         thinking=plan.thinking,
-        sampling=sampling,
+        sampling=_sampling(plan.sampling.non_thinking),
+        sampling_thinking=_sampling(plan.sampling.thinking),
     )
     files_bytes = plan.memory.weights_bytes + plan.memory.library_bytes
     memory = structs.replace(
@@ -132,6 +132,12 @@ def with_plan(config: Config, chosen: Chosen) -> Config:
         speed=plan.speed.kind,
     )
     return structs.replace(config, board=chosen.board, model=model, memory=memory, plan=promised)
+
+
+def _sampling(preset: Preset | None) -> Sampling:
+    """The preset of the catalogue as the daemon knows it."""
+    given = structs.asdict(preset) if preset else {}
+    return Sampling(**{name: given[name] for name in Sampling.__struct_fields__ if name in given})
 
 
 def _with_credentials(config: Config, sources: dict[str, str]) -> tuple[Config, tuple[tuple[str, Path], ...]]:

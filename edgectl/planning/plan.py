@@ -9,7 +9,7 @@ from msgspec import Struct
 from edgectl.errors import NotFound, NothingFits
 from edgectl.planning.cache import with_conversations, with_system_prompt
 from edgectl.planning.candidate import Candidate, Limits, distance, evaluate
-from edgectl.planning.catalog import Catalog, ModelEntry, ModelFile, Sampling, Vision, find_file
+from edgectl.planning.catalog import Catalog, ModelEntry, ModelFile, SamplingSet, Vision, find_file
 from edgectl.planning.memory import KvType, MemoryEstimate
 from edgectl.planning.miss import Miss, Remedy
 from edgectl.planning.reason import reason, why_not
@@ -68,7 +68,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     repack: Repack
     vision: Vision | None
     thinking: bool
-    sampling: Sampling
+    sampling: SamplingSet
     quality: float
     memory: MemoryEstimate
     speed: SpeedEstimate
@@ -236,8 +236,6 @@ def _plan(
             settings, entry, file, memory_bytes=memory_bytes, cpu_features=device.cpu.features
         )
     settings = with_conversations(settings, entry.geometry, memory_bytes=memory_bytes)
-    thinking = _thinking(entry, best.speed, wishes)
-    sampling = entry.sampling.thinking if thinking else None
     return Plan(
         model=entry.id,
         name=entry.name,
@@ -252,8 +250,8 @@ def _plan(
         mmap=settings.mmap,
         repack=settings.repack,
         vision=entry.vision if wishes.vision else None,
-        thinking=thinking,
-        sampling=sampling or entry.sampling.non_thinking,
+        thinking=_thinking(entry, best.speed, wishes),
+        sampling=entry.sampling,
         quality=best.quality,
         memory=settings.memory,
         speed=best.speed,

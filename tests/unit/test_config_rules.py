@@ -56,14 +56,21 @@ BREAKING: dict[tuple[str, str], object] = {
     ("templates", "names have 1 to 48 characters of A-Z a-z 0-9 _ -"): {"a b": {"system": "Be brief."}},
     ("templates", "at most 64 are allowed, each with a system message"): {"door": {}},
     ("http.enabled", "HTTP and MQTT cannot both be off"): False,
-    ("model.sampling.temperature", "must be between 0 and 5"): math.nan,
-    ("model.sampling.top_p", "must be between 0 and 1"): 1.5,
-    ("model.sampling.min_p", "must be between 0 and 1"): -0.1,
-    ("model.sampling.top_k", "must be between 0 and 100000"): 10**20,
-    ("model.sampling.presence_penalty", "must be between -2 and 2"): 3,
-    ("model.sampling.frequency_penalty", "must be between -2 and 2"): -3,
-    ("model.sampling.repeat_penalty", "must be between 0.1 and 3"): 0,
-    ("model.sampling.seed", "must be between 0 and 4294967295"): -1,
+    ("model.thinking_budget", "must be from 0 to limits.max_tokens"): 4096,
+    **{
+        (f"model.{preset}.{name}", f"must be {rule}"): value
+        for preset in ("sampling", "sampling_thinking")
+        for name, rule, value in (
+            ("temperature", "between 0 and 5", math.nan),
+            ("top_p", "between 0 and 1", 1.5),
+            ("min_p", "between 0 and 1", -0.1),
+            ("top_k", "between 0 and 100000", 10**20),
+            ("presence_penalty", "between -2 and 2", 3),
+            ("frequency_penalty", "between -2 and 2", -3),
+            ("repeat_penalty", "between 0.1 and 3", 0),
+            ("seed", "between 0 and 4294967295", -1),
+        )
+    },
 }
 
 

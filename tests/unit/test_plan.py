@@ -142,7 +142,7 @@ def test_thinking_follows_the_model_only_where_it_is_quick():
     assert not require_choice(plan_for("n100-16gb", fast)).thinking
     forced = require_choice(plan_for("n100-16gb", replace(fast, thinking=True)))
     assert forced.thinking
-    assert forced.sampling.top_p == 0.95
+    assert forced.sampling.thinking.top_p == 0.95
     assert not require_choice(plan_for("ryzen-7840hs-16gb", replace(fast, thinking=False))).thinking
 
 

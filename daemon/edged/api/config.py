@@ -35,8 +35,10 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mmap: bool = True
     repack: Literal["auto", "on", "off"] = "auto"  # extra buffer types; auto: the self-test decides
     thinking: bool = False
+    thinking_budget: int = 0  # tokens of one thought; 0: three quarters of what the answer may have
     system: str = ""  # the system message of a chat that brings none
     sampling: Sampling = Sampling()
+    sampling_thinking: Sampling = Sampling()  # what is different when the model thinks
 
 
 class Limits(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

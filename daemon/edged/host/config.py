@@ -203,6 +203,11 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         "needs mqtt.password_file",
         lambda c: not c.mqtt.username or bool(c.mqtt.password_file),
     ),
+    (
+        "model.thinking_budget",
+        "must be from 0 to limits.max_tokens",
+        lambda c: 0 <= c.model.thinking_budget <= c.limits.max_tokens,
+    ),
     ("http.port", "must be between 0 and 65535", lambda c: 0 <= c.http.port <= 65535),
     ("http.max_body_bytes", "must be at least 1024", lambda c: c.http.max_body_bytes >= 1024),
     ("http.max_connections", "must be between 1 and 4096", lambda c: 1 <= c.http.max_connections <= 4096),
@@ -223,7 +228,12 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
     ),
     ("http.enabled", "HTTP and MQTT cannot both be off", lambda c: c.http.enabled or c.mqtt.enabled),
     *(
-        (f"model.sampling.{name}", f"must be {rule}", lambda c, name=name: in_range(c.model.sampling, name))
+        (
+            f"model.{preset}.{name}",
+            f"must be {rule}",
+            lambda c, preset=preset, name=name: in_range(getattr(c.model, preset), name),
+        )
+        for preset in ("sampling", "sampling_thinking")
         for name, (_, _, rule) in SAMPLING_RANGES.items()
     ),
 )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edged.worker.backends.base import Backend
     from edged.worker.forms.grammar import Grammar
 
+LEAST_ANSWER_TOKENS = 8
 PROMPT_END_TOKENS = 8  # enough to hold the tag that opens a thought, and the line break after it
 
 
@@ -43,7 +44,8 @@ class Output:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._thought = _thought(backend, order, prompt, formed=grammar is not None)
         self._constraint = None if grammar is None else Constraint(grammar, backend)
-        self._budget = order.thinking_budget
+        self._budget = order.thinking_budget or room
+        self._closing: list[int] | None = None  # tokens that end a thought; none once they were used
         tools = order.tools if order.tool_choice != "none" else ()
         self._calls = ToolCalls(tools, _call_id) if tools else None
         self._one_call = not order.parallel_tool_calls
@@ -85,12 +87,16 @@ class Output:
 
         What they say has been counted and must be given to ``feed``.
         """
-        budget = self._budget
-        if self._state != "thinking" or budget is None or self._count < budget:
+        if self._state != "thinking":
             return []
-        self._budget = None
-        tokens = self._backend.tokenize(ENOUGH, bos=False)
-        return tokens if self._count + len(tokens) < self._room else []
+        if self._closing is None:
+            self._closing = self._backend.tokenize(ENOUGH, bos=False)
+        # A quarter of the answer is not thought, whatever the request says.
+        most = self._room - len(self._closing) - max(self._room // 4, LEAST_ANSWER_TOKENS)
+        if self._count < self._budget and self._count < most:
+            return []
+        closing, self._closing = self._closing, []
+        return closing if self._count + len(closing) < self._room else []
 
     def feed(self, tokens: Sequence[int]) -> list[Token]:
         """Say what ``tokens`` that were not drawn mean; they count like others."""

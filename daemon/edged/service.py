@@ -141,7 +141,7 @@ class EdgeService:
             running=engine.running if engine else 0,
             decode_tps=median(self._decode_tps) if self._decode_tps else None,
             first_token_ms=median(self._first_ms) if self._first_ms else None,
-            memory=self._sampler.status(),
+            memory=structs.replace(self._sampler.status(), parts=engine.memory if engine else None),
             counters=structs.replace(self._counters, engine_restarts=engine.restarts if engine else 0),
             conditions=self._conditions(),
         )

@@ -12,7 +12,7 @@ from edged.api.status import EngineState, ServiceState
 
 if TYPE_CHECKING:
     from edged.api.config import Plan
-    from edged.api.status import Condition, MemoryStatus, Status
+    from edged.api.status import Condition, MemoryParts, MemoryStatus, Status
 
 BAR_WIDTH = 20
 COLOURS = {
@@ -127,7 +127,22 @@ def _memory(memory: MemoryStatus) -> Text:
     if memory.supervisor_bytes:
         rest.append(f"{mib(memory.supervisor_bytes)} for the daemon")
     line.append("\n" + ", ".join(rest) if rest else "")
+    if memory.parts is not None:
+        line.append(f"\n{_parts(memory.parts)}", style="dim")
     return line
+
+
+def _parts(parts: MemoryParts) -> str:
+    """The worker's own account of its anonymous memory, without what it has none of."""
+    amounts = (
+        ("program", parts.base_bytes),
+        ("weights", parts.weights_bytes),
+        ("KV cache", parts.kv_bytes),
+        ("recurrent state", parts.state_bytes),
+        ("compute", parts.compute_bytes),
+        ("kept prompts", parts.cache_bytes),
+    )
+    return "the engine's account: " + ", ".join(f"{name} {mib(size)}" for name, size in amounts if size)
 
 
 def _counters(status: Status) -> str:

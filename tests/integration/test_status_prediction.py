@@ -36,6 +36,7 @@ def test_predicted_stands_beside_measured(status):
     assert "predicted 5.6 tok/s" in shown
     assert "after 20.6 s (from a measurement here)" in shown
     assert "predicted 293 MiB with every context full" in shown
+    assert "the engine's account: program" in shown
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= 120
     assert json.loads(status("--json"))["predicted"] == PLAN
 

@@ -47,6 +47,23 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     slots: int
 
 
+class MemoryParts(Struct, frozen=True, kw_only=True):
+    """What the worker itself says its memory is for, in bytes; all but ``mapped_bytes`` is anonymous."""
+
+    mapped_bytes: int = 0  # of the model's file
+    weights_bytes: int = 0  # weights in memory of their own: repacked, or not mapped
+    kv_bytes: int = 0
+    state_bytes: int = 0  # of recurrent layers
+    compute_bytes: int = 0  # of one step, logits included
+    cache_bytes: int = 0  # prompts that were evaluated before
+    base_bytes: int = 0  # program, libraries, vocabulary
+
+    @property
+    def anon_bytes(self) -> int:
+        engine = self.weights_bytes + self.kv_bytes + self.state_bytes + self.compute_bytes
+        return engine + self.cache_bytes + self.base_bytes
+
+
 class MemoryStatus(Struct, frozen=True, kw_only=True):
     """Budget and use of the worker (RssAnon + swap), in bytes, and what enforces the budget."""
 
@@ -55,6 +72,7 @@ class MemoryStatus(Struct, frozen=True, kw_only=True):
     worker_swap_bytes: int = 0
     worker_file_bytes: int = 0  # mapped model pages; the kernel may drop them
     supervisor_bytes: int = 0
+    parts: MemoryParts | None = None  # None: no worker has said so
     enforced_by: tuple[str, ...] = ()  # e.g. "guard (1 Hz)", "cgroup leaf memory.max", "unit MemoryMax"
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edged.api.config import Config
+    from edged.api.status import MemoryParts
     from edged.ipc.messages import FromWorker, ToWorker
 
 log = logging.getLogger("edged.engine")
@@ -88,6 +89,7 @@ class EngineSupervisor:
         self.tuning = ""  # why requests wait for an engine that is tuned anew
         self._paused: set[int] = set()  # their slots are lent to others
         self._cache_allowed = True
+        self._beat = Heartbeat(progress=0, busy=False)  # the last one
         self.worker_pid: int | None = None
         self.loaded: Ready | None = None
         self.restarts = 0
@@ -119,6 +121,13 @@ class EngineSupervisor:
     @property
     def running(self) -> int:
         return len(self._sinks)
+
+    @property
+    def memory(self) -> MemoryParts | None:
+        """What the worker says its memory is for; None while none serves."""
+        if self.loaded is None or self.state not in {EngineState.READY, EngineState.RECYCLING}:
+            return None
+        return structs.replace(self.loaded.memory, cache_bytes=self._beat.cache_bytes)
 
     def start(self, order: Start, sink: Sink) -> int:
         """Give ``order`` to the worker (only while ``free_slots`` > 0); the key for ``cancel``."""
@@ -198,6 +207,7 @@ class EngineSupervisor:
             tuner = self.tuner
             worker = await Worker.spawn(self._place, cpus=tuner.cpus, spin_count=tuner.spin_count)
             self.worker_pid = worker.pid
+            self._beat = Heartbeat(progress=0, busy=False)
             self._states.move(EngineState.LOADING, order.path)
             patience = self._config.engine
             self.loaded = await worker.load(
@@ -294,6 +304,7 @@ class EngineSupervisor:
             message = await worker.receive()
             if isinstance(message, Heartbeat):
                 watch.heard(message)
+                self._beat = message
             else:
                 self._route(message)
 

@@ -65,6 +65,12 @@ def process_memory(pid: int, root: Path = ROOT) -> ProcessMemory | None:
     )
 
 
+def anon_bytes(pid: int, root: Path = ROOT) -> int:
+    """Anonymous memory of a process, in memory and in swap; 0 when it is gone."""
+    found = process_memory(pid, root)
+    return found.rss_anon_bytes + found.swap_bytes if found else 0
+
+
 def process_state(pid: int, root: Path = ROOT) -> str | None:
     """The kernel's state letter (R, S, D, T, Z, ...); None when the process is gone."""
     text = read_text(root / f"proc/{pid}/stat")

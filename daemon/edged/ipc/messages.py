@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from edged.api.events import Channel, FinishReason, Score, TokenLogprob, Usage
 from edged.api.requests import Message, Op, Sampling, ScoringRule, Tool, ToolCall
+from edged.api.status import MemoryParts
 from edged.ipc.frames import FrameError, pack
 
 
@@ -123,6 +124,7 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag="heartbeat"):
 
     progress: int
     busy: bool
+    cache_bytes: int = 0  # of evaluated prompts, held now
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
@@ -134,6 +136,7 @@ class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     load_ms: float
     first_token_ms: float
     anon_bytes: int = 0  # RssAnon + swap, all buffers touched that one token touches
+    memory: MemoryParts = MemoryParts()
 
 
 class Measured(Struct, frozen=True, kw_only=True, tag="measured"):

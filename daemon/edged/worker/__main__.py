@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 
 from edged.api.requests import Sampling
-from edged.host.procfs import process_memory
+from edged.host.procfs import anon_bytes
 from edged.ipc.frames import FrameError, FrameReader
 from edged.ipc.messages import Heartbeat, Load, LoadFailed, Ready, ToLoop, decode_to_worker, encode
 from edged.worker.backends import load_backend
@@ -26,6 +26,8 @@ from edged.worker.kept import KeptPrefixes
 from edged.worker.loop import DecodeLoop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edged.ipc.messages import FromWorker
 
 log = logging.getLogger("edged.worker")
@@ -75,6 +77,7 @@ class Pulse:
         self._link = link
         self._progress = 0
         self._busy = True
+        self._cache_bytes: Callable[[], int] = int
 
     def start(self) -> None:
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
@@ -85,10 +88,17 @@ class Pulse:
     def busy(self, value: bool) -> None:  # noqa: FBT001 - a state, not a mode
         self._busy = value
 
+    def cache(self, held_bytes: Callable[[], int]) -> None:
+        """Tell from now on how much the cache of evaluated prompts holds."""
+        self._cache_bytes = held_bytes
+
+    def _now(self) -> Heartbeat:
+        return Heartbeat(progress=self._progress, busy=self._busy, cache_bytes=self._cache_bytes())
+
     def _beat(self) -> NoReturn:
         while True:
             try:
-                self._link.send(Heartbeat(progress=self._progress, busy=self._busy))
+                self._link.send(self._now())
             except OSError:
                 os._exit(0)
             time.sleep(HEARTBEAT_S)
@@ -139,7 +149,6 @@ def serve(link: Link) -> None:
         link.send(LoadFailed(message=str(error)))
         sys.exit(0)
     now = time.monotonic()
-    memory = process_memory(os.getpid())
     link.send(
         Ready(
             engine=backend.engine,
@@ -147,7 +156,8 @@ def serve(link: Link) -> None:
             context=backend.context,
             load_ms=(loaded - started) * 1000,
             first_token_ms=(now - loaded) * 1000,
-            anon_bytes=memory.rss_anon_bytes + memory.swap_bytes if memory else 0,
+            anon_bytes=anon_bytes(os.getpid()),
+            memory=backend.memory,
         )
     )
     if backend.pooling is not None:
@@ -173,6 +183,7 @@ def serve(link: Link) -> None:
         thinking=order.thinking,
         kept=KeptPrefixes(order.keep) if order.keep else None,
     )
+    pulse.cache(lambda: loop.cache_bytes)
     loop.run()
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from edged.api.requests import Message, Sampling, Tool
     from edged.worker.forms.calls import CallForm
+    from edged.api.status import MemoryParts
 
 
 class LoadError(Exception):
@@ -84,6 +85,7 @@ class Backend(Protocol):
     can_truncate: bool  # a sequence can be cut back to any length: every layer keeps every token
 
     @property
+    memory: MemoryParts  # what was allocated at load
     def call_form(self) -> CallForm:
         """How the model writes tool calls."""
 

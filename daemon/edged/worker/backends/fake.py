@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import Struct
 
+from edged.api.status import MemoryParts
+from edged.host.procfs import anon_bytes
 from edged.worker.backends.base import LoadError, Pooling, StateError, StepError, new_state
+from edged.worker.refused import Refused
 
 if TYPE_CHECKING:
-from edged.worker.refused import Refused
     from collections.abc import Callable, Sequence
 
     from edged.api.requests import Message, Sampling, Tool
@@ -32,10 +34,10 @@ from edged.worker.refused import Refused
 
 END = 256
 DIMENSIONS = 8  # of an embedding
-SURE = 0.9  # the probability of a scripted token
-TURN_END = "</>"
 # Said in place of a scripted token that is not allowed. What closes comes first, so that there is an end.
 INSTEAD: tuple[int, ...] = (END, *b'"}]', *(byte for byte in range(256) if byte not in b'"}]'))
+SURE = 0.9  # the probability of a scripted token
+TURN_END = "</>"
 STATE_MAGIC = 0x66616B65
 Phase = Literal["load", "prefill", "decode"]
 
@@ -72,11 +74,12 @@ class FakeBackend:
 
     engine = "fake 1"
     model_name = "fake"
+    call_form: CallForm = "hermes"
 
     def __init__(self, script: Script, options: EngineOptions) -> None:
-    call_form: CallForm = "hermes"
         self.context = options.context
         self.rows = options.slots
+        self.memory = MemoryParts(base_bytes=anon_bytes(os.getpid()))
         self.pooling = (
             Pooling("last", piecewise=True, texts=options.slots, tokens=options.context)
             if options.embeddings

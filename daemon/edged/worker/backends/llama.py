@@ -5,12 +5,17 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llama_cpp as lib
 from llama_cpp import llama_cpp as api
+from msgspec import structs
 
+from edged.api.status import MemoryParts
+from edged.host.procfs import anon_bytes
+from edged.worker.accounting import EngineBuffers
 from edged.worker.backends.base import LoadError, Run, StateError, StepError, new_state
 from edged.worker.backends.llama_embedding import pooling_of, prepare, vector
 from edged.worker.backends.llama_sampler import LlamaSampler, Logits, log_softmax, logits_at, top
@@ -32,11 +37,13 @@ log = logging.getLogger("edged.worker.llama")
 KV_TYPES = {"f16": api.GGML_TYPE_F16, "q8_0": api.GGML_TYPE_Q8_0}
 # Tags that say what the text around them is; in some models they are control tokens.
 MARKERS = (OPEN, CLOSE, CALL, END_CALL)
+CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
+WARM_UP_S = 2.0  # at most, for a step of the largest size when the engine has loaded
+BATCH_GAIN = 4  # a token among many takes a quarter of the time of a token alone, or less
 WHOLE_STATE = api.LLAMA_STATE_SEQ_FLAGS_NONE  # of attention and of recurrent memory
 
 
 class LlamaBackend:
-CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
     """See :class:`edged.worker.backends.base.Backend`. Owns the model, the context and one batch."""
 
     engine = f"llama.cpp (llama-cpp-python {lib.__version__})"
@@ -55,6 +62,7 @@ CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
         self.context = min(options.context, api.llama_n_ctx_seq(context))
         self.rows = options.slots if pooling is None or pooling.piecewise else options.ubatch
         self.pooling = pooling
+        self.memory = MemoryParts()
         self.model_name = self._meta("general.name") or "model"
         self._template = self._chat_template()
 
@@ -185,6 +193,19 @@ CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
             return False
         return bool(api.llama_memory_seq_rm(self._memory, seq, length, -1))
 
+    def warm_up(self, ubatch: int, on_progress: Callable[[], None]) -> None:
+        """Compute a step of the largest size, which takes its memory now, unless that takes long."""
+        token = (self.tokenize("a") or [0])[-1]
+        count = min(ubatch, self.context - 2)
+        for start in range(2):  # the second time the weights are in memory
+            begun = time.monotonic()
+            self.step([Run(0, [token], start, output=True)])
+            on_progress()
+        if count * (time.monotonic() - begun) <= BATCH_GAIN * WARM_UP_S:
+            self.step([Run(0, [token] * count, 2, output=True)])
+            on_progress()
+        self.forget(0)
+
     def close(self) -> None:
         api.llama_batch_free(self._batch)
         api.llama_free(self._context)
@@ -221,11 +242,6 @@ CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
         text = api.llama_vocab_get_text(self._vocab, token)
         return text.decode("utf-8", "replace") if text else ""
 
-    def _chat_template(self) -> ChatTemplate | None:
-        self._bos_text = self._token_text(api.llama_vocab_bos(self._vocab))
-        source = api.llama_model_chat_template(self._model, None)
-        if not source:
-            return None
     def _controls(self) -> Iterator[str]:
         """The names of all tokens that are no text."""
         for token in range(self._n_vocab):
@@ -233,6 +249,11 @@ CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
             if attributes & CONTROL or api.llama_vocab_is_eog(self._vocab, token):
                 yield self._token_text(token)
 
+    def _chat_template(self) -> ChatTemplate | None:
+        self._bos_text = self._token_text(api.llama_vocab_bos(self._vocab))
+        source = api.llama_model_chat_template(self._model, None)
+        if not source:
+            return None
         eos = self._token_text(api.llama_vocab_eos(self._vocab))
         try:
             return ChatTemplate(
@@ -254,31 +275,43 @@ def _forward_log(level: int, text: bytes, _user_data: object) -> None:
         log.log(logging.ERROR if level == 4 else logging.WARNING, "%s", line)
 
 
-class _Reason(logging.Handler):
-    """Keeps the first error that llama.cpp logs while it is attached: those after it are consequences."""
+class _LoadLog:
+    """Listens to llama.cpp while it loads: the sizes of its buffers, and the first error.
+
+    Errors after the first are its consequences.
+    """
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.text = "it does not say why"
+        self.buffers = EngineBuffers()
+        self.reason = ""
+        self._callback = api.llama_log_callback(self._heard)
 
     def __enter__(self) -> Self:
-        log.addHandler(self)
+        api.llama_log_set(self._callback, ctypes.c_void_p(0))
         return self
 
     def __exit__(self, *_: object) -> None:
-        log.removeHandler(self)
+        api.llama_log_set(_forward_log, ctypes.c_void_p(0))
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Drop the name of the C function in front."""
-        self.text = record.getMessage().partition(": ")[2] or record.getMessage()
-        self.setLevel(logging.CRITICAL)
+    def _heard(self, level: int, text: bytes, user_data: object) -> None:
+        _forward_log(level, text, user_data)
+        line = text.decode("utf-8", "replace").strip()
+        self.buffers.heard(line)
+        if level == 4 and not self.reason:
+            self.reason = line.partition(": ")[2] or line  # without the name of the C function
 
 
 def load_llama(path: str, options: EngineOptions, on_progress: Callable[[], None]) -> LlamaBackend:
     """Load ``path`` and allocate everything for ``options``; raises LoadError."""
     if not Path(path).is_file():
         raise LoadError(f"the model file {path} does not exist")
-    api.llama_log_set(_forward_log, ctypes.c_void_p(0))
+    with _LoadLog() as heard:
+        return _load(path, options, on_progress, heard)
+
+
+def _load(
+    path: str, options: EngineOptions, on_progress: Callable[[], None], heard: _LoadLog
+) -> LlamaBackend:
     api.llama_backend_init()
 
     def progressed(_fraction: float, _user_data: object) -> bool:
@@ -291,15 +324,15 @@ def load_llama(path: str, options: EngineOptions, on_progress: Callable[[], None
     params.load_mode = api.LLAMA_LOAD_MODE_MMAP if options.mmap else api.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = options.repack
     params.progress_callback = callback
-    with _Reason() as reason:
-        model = api.llama_model_load_from_file(os.fsencode(path), params)
+    model = api.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise LoadError(f"llama.cpp cannot load {path}: {reason.text}")
+        raise LoadError(f"llama.cpp cannot load {path}: {heard.reason or 'it does not say why'}")
     try:
         pooling = pooling_of(model, options) if options.embeddings else None
     except LoadError:
         api.llama_model_free(model)
         raise
+    model_bytes = anon_bytes(os.getpid())
     context = api.llama_init_from_model(model, _context_params(options, pooling))
     if not context:
         api.llama_model_free(model)
@@ -307,7 +340,15 @@ def load_llama(path: str, options: EngineOptions, on_progress: Callable[[], None
             f"llama.cpp cannot allocate a context of {options.slots} × {options.context} tokens; "
             "lower model.context or model.slots"
         )
-    return LlamaBackend(model, context, options, pooling)
+    context_bytes = anon_bytes(os.getpid()) - model_bytes
+    backend = LlamaBackend(model, context, options, pooling)
+    engine = heard.buffers.parts(base_bytes=0)
+    base_bytes = anon_bytes(os.getpid()) - context_bytes - engine.weights_bytes
+    if pooling is None:  # some of the buffers may stay untouched, and some memory for threads is in none
+        backend.warm_up(options.ubatch, on_progress)
+        base_bytes = max(base_bytes, anon_bytes(os.getpid()) - engine.anon_bytes)
+    backend.memory = structs.replace(engine, base_bytes=max(0, base_bytes))
+    return backend
 
 
 def _context_params(options: EngineOptions, pooling: Pooling | None) -> object:

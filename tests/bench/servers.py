@@ -13,6 +13,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+import llama_cpp.llama_cpp as library
 from msgspec import Struct
 
 from edged.api.config import Memory
@@ -33,8 +34,8 @@ LLAMA_CPP_PYTHON = "llama-cpp-python"
 
 START_LIMIT_S = 120.0
 PROGRAMS = "tests/bench/peers"
-READY = re.compile(r"^ready ", re.MULTILINE)
-KERNELS = re.compile(r"CPU : .*")  # as llama_print_system_info has it
+READY = re.compile(r"^ready\b", re.MULTILINE)
+KERNELS = re.compile(r"CPU : .*")  # how llama_print_system_info begins
 SAME_CONDITIONS = (
     "no weight repacking anywhere (edged: repack = off, llama-server: --no-repack, llama-cpp-python: "
     "use_extra_bufts = False)"
@@ -112,7 +113,7 @@ class Edged:
         return fields
 
     def kernels(self) -> str:
-        return "those of llama-cpp-python"
+        return _kernels(library.llama_print_system_info().decode())
 
     def log(self) -> str:
         return self.daemon.log
@@ -144,7 +145,7 @@ def edged_tree(conditions: Conditions, sections: dict[str, dict[str, Any]]) -> d
 
 
 class Peer:
-    """A program of ``tests/bench/peers`` in its environment; it ends with our end of its standard input."""
+    """A program of ``tests/bench/peers`` in its environment; it ends when we do, however that comes."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -181,6 +182,7 @@ class Peer:
             return
         assert self._process.stdin
         self._process.stdin.close()
+        self._process.terminate()
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
@@ -188,9 +190,7 @@ class Peer:
             self._process.wait()
 
     def kernels(self) -> str:
-        found = KERNELS.search(self.log())
-        names = re.findall(r"([A-Z]\w+) = 1", found.group(0)) if found else []
-        return " ".join(name for name in names if name not in {"SSE3", "SSSE3", "LLAMAFILE", "REPACK"})
+        return _kernels(self.log())
 
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
@@ -274,6 +274,18 @@ class LlamaCppPython(Peer):
     def body(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Without what its bodies do not know."""
         return {name: value for name, value in fields.items() if name != "stream_options"}
+
+
+def _kernels(text: str) -> str:
+    """What llama_print_system_info says in ``text`` of what every x86-64 CPU of ten years does not have."""
+    found = KERNELS.search(text)
+    names = re.findall(r"([A-Z]\w+) = 1", found.group(0)) if found else []
+    return " ".join(name for name in names if name not in {"SSE3", "SSSE3", "LLAMAFILE", "REPACK", "OPENMP"})
+
+
+def kernels(servers: list[Edged | Peer]) -> dict[str, str]:
+    """For a report: the instruction sets that each of the started ``servers`` uses."""
+    return {"kernels": "; ".join(f"{server.name}: {server.kernels()}" for server in servers)}
 
 
 def edged_and_llama_server(

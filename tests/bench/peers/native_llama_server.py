@@ -1,21 +1,12 @@
-"""Runs a llama-server binary, the arguments being its command, until standard input ends."""
+"""Becomes a llama-server binary that dies with its parent; the arguments are its command."""
 
+import ctypes
 import os
-import subprocess
+import signal
 import sys
-import threading
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
-def main() -> None:
-    server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-
-    def leave_with_the_bench() -> None:
-        sys.stdin.read()
-        server.kill()
-
-    threading.Thread(target=leave_with_the_bench, daemon=True).start()
-    print("ready {}", flush=True)
-    os._exit(server.wait())
-
-
-main()
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+print("ready", flush=True)
+os.execv(sys.argv[1], sys.argv[1:])

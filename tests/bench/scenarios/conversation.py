@@ -18,6 +18,7 @@ from tests.bench.servers import (
     Conditions,
     LlamaCppPython,
     edged_and_peers,
+    kernels,
     started,
 )
 
@@ -95,6 +96,7 @@ def _bench(options: Options, model: Model) -> Report:
     ]  # fmt: skip
     servers = edged_and_peers(options, conditions)
     with started(*servers):
+        report.settings |= kernels(servers)
         for server in servers:
             chat(server, {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 2})
         for number in range(options.rounds_of(ROUNDS)):

@@ -18,6 +18,7 @@ from tests.bench.servers import (
     LLAMA_SERVER,
     Conditions,
     edged_and_peers,
+    kernels,
     started,
 )
 
@@ -60,7 +61,7 @@ def _bench(options: Options, model: Model, *, share: bool) -> Report:
     servers = edged_and_peers(options, conditions)
     with started(*servers):
         Bench(report, model, servers, prefix=prefix, answer=answer, share=share).run(options)
-        report.settings["kernels"] = "; ".join(f"{one.name}: {one.kernels()}" for one in servers)
+        report.settings |= kernels(servers)
     return report
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
 from tests.bench.options import say
-from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, edged_and_llama_server, started
+from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, edged_and_llama_server, kernels, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +62,7 @@ def _bench(options: Options, model: Model) -> Report:
     servers = edged_and_llama_server(options, conditions)
     fresh = count()
     with started(*servers):
+        report.settings |= kernels(servers)
         for server in servers:
             chat(server, _body(model, next(fresh), 2, free=False))
         for number in range(options.rounds_of(ROUNDS)):

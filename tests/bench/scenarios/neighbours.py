@@ -17,7 +17,15 @@ from tests.bench.errors import BenchError
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
 from tests.bench.options import say
-from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, Edged, edged_and_llama_server, started
+from tests.bench.servers import (
+    EDGED,
+    LLAMA_SERVER,
+    Conditions,
+    Edged,
+    edged_and_llama_server,
+    kernels,
+    started,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +92,7 @@ def _servers(options: Options, model: Model) -> Report:
 
     tuned = Edged(options.folder, conditions, {"model": {"threads": 0}}, name=TUNED)
     with started(*servers), _started_busy(tuned):
+        report.settings |= kernels(servers)
         for server in servers:
             ask(server, 2)
         for number in range(options.rounds_of(ROUNDS)):

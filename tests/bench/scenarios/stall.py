@@ -14,7 +14,7 @@ from msgspec import Struct
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import at_once, chat
 from tests.bench.options import say
-from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, edged_and_llama_server, started
+from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, edged_and_llama_server, kernels, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +67,7 @@ def _bench(options: Options, model: Model) -> Report:
     servers = edged_and_llama_server(options, conditions, (SMALL, conditions.ubatch))
     fresh = count()
     with started(*servers):
+        report.settings |= kernels(servers)
         for number in range(options.rounds_of(ROUNDS)):
             prompt = model.text(long, number)
             for server in servers:

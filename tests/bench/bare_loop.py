@@ -24,7 +24,7 @@ from tests.bench.errors import BenchError
 if TYPE_CHECKING:
     from typing import Self
 
-    from tests.bench.servers import Conditions
+    from tests.bench.conditions import Conditions
 
 
 class BareLoop:

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.bench.conditions import EDGED, START_LIMIT_S
 from tests.bench.errors import BenchError
 from tests.bench.figures import Report
-from tests.bench.servers import EDGED, START_LIMIT_S
 from tests.integration.broker import MOSQUITTO, Broker
 from tests.kit.daemon import Daemon, wait_until
 from tests.kit.service import fake_model, fake_tree

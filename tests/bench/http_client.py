@@ -15,7 +15,7 @@ from tests.bench.errors import BenchError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.bench.servers import Server
+    from tests.bench.conditions import Server
 
 LIMIT_S = 1800.0
 

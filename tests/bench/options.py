@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from tests.bench.conditions import LLAMA_CPP_PYTHON, LLAMA_SERVER
 from tests.bench.models import replica_model, smollm2_model
-from tests.bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
+from tests.bench.conditions import Conditions
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import post
 from tests.bench.options import say
-from tests.bench.servers import Conditions, Edged, started
+from tests.bench.servers import Edged, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

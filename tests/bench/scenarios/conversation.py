@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from tests.bench.conditions import EDGED, LLAMA_CPP_PYTHON, LLAMA_SERVER, Conditions
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
 from tests.bench.options import say
-from tests.bench.servers import (
-    EDGED,
-    LLAMA_CPP_PYTHON,
-    LLAMA_SERVER,
-    Conditions,
-    LlamaCppPython,
-    edged_and_peers,
-    kernels,
-    started,
-)
+from tests.bench.peers.servers import LlamaCppPython
+from tests.bench.servers import edged_and_peers, kernels, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,24 +8,18 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from edged.host.procfs import process_memory
+from tests.bench.conditions import EDGED, LLAMA_CPP_PYTHON, LLAMA_SERVER, Conditions
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import Stream, at_once, chat
 from tests.bench.models import SMOLLM2, Model
 from tests.bench.options import Options, say
-from tests.bench.servers import (
-    EDGED,
-    LLAMA_CPP_PYTHON,
-    LLAMA_SERVER,
-    Conditions,
-    edged_and_peers,
-    kernels,
-    started,
-)
+from tests.bench.servers import edged_and_peers, kernels, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.bench.servers import Edged, Peer
+    from tests.bench.peers.servers import Peer
+    from tests.bench.servers import Edged
 
 CLIENTS = 8
 PREFIX_TOKENS = 512

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from edged.host.procfs import process_memory
+from tests.bench.conditions import Conditions
 from tests.bench.errors import BenchError
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import abandon, at_once, chat
 from tests.bench.options import say
-from tests.bench.servers import Conditions, Edged, started
+from tests.bench.servers import Edged, started
 from tests.kit.daemon import wait_until
 
 if TYPE_CHECKING:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from tests.bench.conditions import EDGED, LLAMA_SERVER, Conditions
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
 from tests.bench.options import say
-from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, edged_and_llama_server, kernels, started
+from tests.bench.servers import edged_and_llama_server, kernels, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,26 +13,19 @@ from typing import TYPE_CHECKING
 from edged.engine.process import worker_environment
 from edged.ipc.frames import FrameReader
 from edged.ipc.messages import EngineOptions, Load, Measure, Measured, Ready, decode_from_worker, encode
+from tests.bench.conditions import EDGED, LLAMA_SERVER, Conditions
 from tests.bench.errors import BenchError
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
 from tests.bench.options import say
-from tests.bench.servers import (
-    EDGED,
-    LLAMA_SERVER,
-    Conditions,
-    Edged,
-    edged_and_llama_server,
-    kernels,
-    started,
-)
+from tests.bench.servers import Edged, edged_and_llama_server, kernels, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.bench.conditions import Server
     from tests.bench.models import Model
     from tests.bench.options import Options
-    from tests.bench.servers import Server
 
 TOKENS = 64
 ROUNDS = 5

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from edgectl.demo.broker import start_broker
 from tests.bench.bare_loop import BareLoop
+from tests.bench.conditions import Conditions
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import chat
 from tests.bench.mqtt_client import MqttClient
 from tests.bench.options import say
-from tests.bench.servers import Conditions, Edged, started
+from tests.bench.servers import Edged, started
 from tests.kit.daemon import free_port
 
 if TYPE_CHECKING:

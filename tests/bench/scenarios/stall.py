@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from tests.bench.conditions import EDGED, LLAMA_SERVER, Conditions
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import at_once, chat
 from tests.bench.options import say
-from tests.bench.servers import EDGED, LLAMA_SERVER, Conditions, edged_and_llama_server, kernels, started
+from tests.bench.servers import edged_and_llama_server, kernels, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.bench.conditions import Server
     from tests.bench.http_client import Stream
     from tests.bench.models import Model
     from tests.bench.options import Options
-    from tests.bench.servers import Server
 
 STREAMS = 4
 LONG_TOKENS = 4000

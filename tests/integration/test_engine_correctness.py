@@ -11,7 +11,7 @@ from msgspec import Struct
 from edged.api.requests import Message
 from edged.ipc.messages import Done, EngineOptions
 from edged.worker.template import TemplateError
-from tests.kit.decoding import Drawn, Stage, Watched, alone, watched
+from tests.kit.decoding import Drawn, Stage, Watched, alone, prefill, watched
 from tests.kit.model import gemma3, smollm2
 from tests.kit.random_model import random_model
 
@@ -22,9 +22,11 @@ pytestmark = pytest.mark.model
 
 REQUESTS = 16
 UBATCH = 64
-# In a batch the same sums are made in another order, which moves logits by some hundredths. Where the two
-# best tokens are closer than this either may win, and what follows is another text.
+# In a batch the same sums are made in another order, which moves logits: by some hundredths, or by what
+# reading in other chunks moves them. Where the two best tokens are closer than that either may win, and what
+# follows is another text.
 NEAR_TIE = 0.15
+OTHER_CHUNK = 5
 
 SYSTEMS = (
     (
@@ -93,12 +95,24 @@ def tokens(drawn: list[Drawn]) -> list[int]:
     return [item.token for item in drawn]
 
 
-def near_tie(said: list[Drawn], lone: list[Drawn]) -> str:
+def noise(backend: Watched, prompts: list[list[int]]) -> float:
+    """By how much a logit after the shortest prompts moves when they are read in other chunks."""
+    moved = 0.0
+    for prompt in sorted(prompts, key=len)[:3]:
+        logits = []
+        for chunk in (UBATCH, OTHER_CHUNK):
+            logits.append(backend.logits(prefill(backend, 0, prompt, chunk=chunk)))
+            backend.forget(0)
+        moved = max(moved, float(abs(logits[0] - logits[1]).max()))
+    return moved
+
+
+def near_tie(said: list[Drawn], lone: list[Drawn], limit: float) -> str:
     """Where the two part and how near the tie was there, which must be one; empty when they do not part."""
     for index, (ours, theirs) in enumerate(zip(said, lone, strict=False)):
         if ours.token != theirs.token:
             gap = min(ours.gap, theirs.gap)
-            assert gap < NEAR_TIE, (
+            assert gap < limit, (
                 f"token {index} is {ours.token} (ahead by {ours.gap:.3f}), alone {theirs.token} "
                 f"(ahead by {theirs.gap:.3f}): no near-tie"
             )
@@ -128,6 +142,7 @@ def test_sixteen_requests_at_once_each_get_the_tokens_they_get_alone(
         alone(backend, prompt, job.max_tokens, chunk=UBATCH)
         for prompt, job in zip(prompts, work, strict=True)
     ]
+    limit = max(NEAR_TIE, noise(backend, prompts))
     stage = Stage(backend, options, cache_bytes=cache_mib << 20)
     play(stage, work, fields)
 
@@ -140,14 +155,14 @@ def test_sixteen_requests_at_once_each_get_the_tokens_they_get_alone(
             cached += end.usage.cached_tokens
         else:
             assert end.code == "cancelled"
-        tie = near_tie(said, lone[key])
+        tie = near_tie(said, lone[key], limit)
         if tie:
             ties.append(f"request {key}: {tie}")
         elif isinstance(end, Done):
             assert tokens(said) == tokens(lone[key])
         else:
             assert tokens(said) == tokens(lone[key])[: len(said)]
-    print(f"{len(ties)} near-ties, {cached} tokens from the cache", *ties, sep="\n")
+    print(f"{len(ties)} near-ties (below {limit:.2f}), {cached} tokens from the cache", *ties, sep="\n")
     record_property("near_ties", "; ".join(ties) or "none")
     assert len(ties) <= REQUESTS // 2
     assert bool(cached) == bool(cache_mib)

@@ -45,6 +45,34 @@ def test_every_field_arrives():
     assert (request.thinking, asked.stream, asked.max_bytes, asked.reply_to) == (True, True, 200, "app/x")
 
 
+def test_what_programs_ask_of_an_answer_arrives():
+    tools = [{"name": "ping", "description": "d", "parameters": {"type": "object"}}, {"name": "b"}]
+    asked = decode({
+        "prompt": "x", "schema": {"type": "object"}, "tools": tools, "tool_choice": "ping",
+        "parallel_tool_calls": False, "logprobs": 3, "thinking_budget": 9,
+    }).request  # fmt: skip
+    assert json.loads(asked.schema) == {"type": "object"}
+    assert [(tool.name, tool.description) for tool in asked.tools] == [("ping", "d"), ("b", "")]
+    assert json.loads(asked.tools[0].parameters) == {"type": "object"}
+    assert (asked.tool_choice, asked.parallel_tool_calls, asked.logprobs) == ("ping", False, 3)
+    assert asked.thinking_budget == 9
+    assert decode({"prompt": "x", "json_mode": True}).request.json_mode
+    assert decode({"prompt": "x", "schema": None}).request.schema == ""
+    assert decode({"prompt": "x", "choices": ["a", "b"]}).request.choices == ("a", "b")
+    turns = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "name": "ping", "arguments": "{}"}]},
+        {"role": "tool", "content": "pong", "tool_call_id": "1"},
+    ]
+    messages = decode({"messages": turns}).request.messages
+    assert messages[1].tool_calls[0].name == "ping"
+    assert messages[2].tool_call_id == "1"
+
+
+def test_bytes_that_are_no_text_are_refused_in_a_schema_too():
+    assert "UTF-8" in refusal(b'{"prompt": "x", "schema": {"a": "\xff"}}')
+
+
 def test_a_prompt_is_the_one_message_of_a_chat_and_the_text_of_generate():
     assert decode({"prompt": "x"}).request.messages == (Message(role="user", content="x"),)
     assert decode({"prompt": "x"}, "generate").request.prompt == "x"
@@ -57,7 +85,7 @@ def test_choices_and_inputs_arrive():
     assert asked.request.op == "classify"
     assert asked.request.messages == (Message(role="user", content="is it open?"),)
     assert (asked.request.choices, asked.request.scoring) == (("yes", "no"), "mean")
-    assert decode({"prompt": "x", "choices": ["yes", "no"]}, "classify").request.scoring == "sum"
+    assert decode({"prompt": "x", "choices": ["yes", "no"]}, "classify").request.scoring == "constrained"
     assert decode({"inputs": ["a", "b"]}, "embed").request.inputs == ("a", "b")
     assert decode({"inputs": "a"}, "embed").request.inputs == ("a",)
 

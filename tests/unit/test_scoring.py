@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.requests import Message, Sampling
+from edged.api.requests import Message, Sampling, ScoringRule
 from edged.ipc.messages import Start
-from edged.worker.scoring import ChoiceTree, at_a_word, softmax
+from edged.worker.choices import ChoiceTree, at_a_word, softmax
 
 SEQUENCES = st.lists(
     st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=2, max_size=12, unique=True
 )
+RULES = st.sampled_from(get_args(ScoringRule))
 
 
 def logprob(path: tuple[int, ...], token: int) -> float:
@@ -26,6 +29,10 @@ def begun(tokens: tuple[int, ...]) -> float:
     return sum(logprob(tokens[:n], token) for n, token in enumerate(tokens))
 
 
+def next_of(path: tuple[int, ...], sequences) -> set[int]:
+    return {one[len(path)] for one in sequences if len(one) > len(path) and one[: len(path)] == path}
+
+
 def longer_than(tokens: tuple[int, ...], sequences) -> list[tuple[int, ...]]:
     return [other for other in sequences if other != tokens and other[: len(tokens)] == tokens]
 
@@ -35,13 +42,15 @@ def read_all(tree: ChoiceTree) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
 
     def learn(path):
-        seen.append(path)
-        tree.learn(path, [logprob(path, token) for token in tree.following(path)])
+        if tree.asks(path):
+            tree.learn(path, [logprob(path, token) for token in tree.following(path)])
 
     def walk(path):
         for run in list(tree.branches(path)):
             for length in range(1, len(run) + 1):
-                learn(path + run[:length])
+                seen.append(path + run[:length])
+                if tree.every or length == len(run):
+                    learn(path + run[:length])
             walk(path + run)
 
     learn(())
@@ -51,26 +60,30 @@ def read_all(tree: ChoiceTree) -> list[tuple[int, ...]]:
 
 @given(SEQUENCES)
 def test_a_choice_gets_the_sum_over_its_tokens(sequences):
-    tree = ChoiceTree(sequences)
+    tree = ChoiceTree(sequences, "sum")
     read_all(tree)
     for tokens, likelihood in zip(sequences, tree.likelihoods(), strict=True):
         if not longer_than(tokens, sequences):
             assert math.isclose(likelihood, begun(tokens))
 
 
-@given(SEQUENCES)
-def test_each_beginning_is_evaluated_once_and_no_last_token_is(sequences):
-    tree = ChoiceTree(sequences)
+@given(SEQUENCES, RULES)
+def test_each_path_is_evaluated_once_and_no_last_token_is(sequences, rule):
+    tree = ChoiceTree(sequences, rule)
     seen = read_all(tree)
     assert len(seen) == len(set(seen))
-    assert set(seen) == {tokens[:n] for tokens in tree.sequences for n in range(len(tokens))}
-    assert tree.depth == max(map(len, seen))
+    wanted = {tokens[:n] for tokens in sequences for n in range(1, len(tokens))}
+    if rule == "constrained":  # up to where choices part, or one ends
+        parting = {path for path in wanted if path in sequences or len(next_of(path, sequences)) > 1}
+        wanted = {path[:n] for path in parting for n in range(1, len(path) + 1)}
+    assert set(seen) == wanted
+    assert tree.depth == max(map(len, seen), default=0)
 
 
 @given(SEQUENCES)
 def test_no_answer_counts_for_two_choices(sequences):
     """Those that begin with a choice are its own and those of the longer choices, and no others."""
-    tree = ChoiceTree(sequences)
+    tree = ChoiceTree(sequences, "sum")
     read_all(tree)
     own = {tokens: math.exp(value) for tokens, value in zip(sequences, tree.likelihoods(), strict=True)}
     for tokens in sequences:
@@ -78,18 +91,52 @@ def test_no_answer_counts_for_two_choices(sequences):
         assert math.isclose(whole, math.exp(begun(tokens)), rel_tol=1e-5)
 
 
-def test_choices_of_one_token_each_need_the_prompt_alone():
-    tree = ChoiceTree([(1,), (2,), (3,)])
-    assert tree.width == 0
-    assert tree.depth == 0
-    assert list(tree.branches(())) == []
+@given(SEQUENCES)
+def test_held_to_the_choices_each_has_the_probability_of_being_generated(sequences):
+    tree = ChoiceTree(sequences, "constrained")
+    read_all(tree)
+    for tokens, score in zip(sequences, tree.scores([str(one) for one in sequences]), strict=True):
+        expected = 1.0
+        for length in range(len(tokens) + 1):
+            path = tokens[:length]
+            allowed = {token: math.exp(logprob(path, token)) for token in next_of(path, sequences)}
+            ending = 1 - sum(allowed.values()) if path in sequences else 0.0
+            if allowed:
+                taken = allowed[tokens[length]] if length < len(tokens) else ending
+                expected *= taken / (sum(allowed.values()) + ending)
+        assert math.isclose(score.probability, expected, rel_tol=1e-6)
+
+
+@given(SEQUENCES, RULES)
+def test_the_probabilities_of_a_request_sum_to_one(sequences, rule):
+    tree = ChoiceTree(sequences, rule)
+    read_all(tree)
+    scores = tree.scores([str(one) for one in sequences])
+    assert math.isclose(sum(score.probability for score in scores), 1.0)
+    assert all(score.tokens >= 1 and score.logprob <= 0 for score in scores)
+
+
+@pytest.mark.parametrize("rule", get_args(ScoringRule))
+def test_choices_of_one_token_each_need_the_prompt_alone(rule):
+    tree = ChoiceTree([(1,), (2,), (3,)], rule)
+    assert (tree.width, tree.depth, list(tree.branches(()))) == (0, 0, [])
+
+
+def test_choices_that_differ_at_once_need_the_prompt_alone_when_generation_would():
+    sequences = [(1, 2, 3), (2, 3, 4), (3,)]
+    assert ChoiceTree(sequences, "constrained").width == 0
+    assert ChoiceTree(sequences, "sum").width == 2
 
 
 def test_choices_that_part_late_share_their_beginning_in_one_run():
-    tree = ChoiceTree([(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6, 7, 8)])
+    sequences = [(1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 6, 7, 8)]
+    tree = ChoiceTree(sequences, "sum")
     assert list(tree.branches(())) == [(1, 2)]
     assert sorted(tree.branches((1, 2))) == [(3,), (6, 7)]
     assert tree.width == 2
+    tree = ChoiceTree(sequences, "constrained")
+    assert list(tree.branches(())) == [(1, 2)]
+    assert sorted(tree.branches((1, 2))) == [(3,)]
 
 
 def test_shares_are_in_proportion_and_sum_to_one_however_small():

@@ -57,8 +57,8 @@ class TokenLogprob(Struct, frozen=True):
 class Score(Struct, frozen=True):
     """``probability`` among the choices of one request, which sum to 1.
 
-    ``logprob`` is the natural logarithm of how likely the model's answer begins with the choice, and not with
-    a longer one: a sum over ``tokens``.
+    ``logprob`` is the sum of the natural log-probabilities, among the whole vocabulary, of the ``tokens``
+    that ``probability`` is made of: all of the choice, or those that tell it from the others.
     """
 
     choice: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Op = Literal["chat", "generate", "classify", "embed"]
 Role = Literal["system", "user", "assistant", "tool"]
 ToolChoice = Literal["auto", "none", "required"]
-ScoringRule = Literal["sum", "mean"]
+ScoringRule = Literal["constrained", "sum", "mean"]
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # fits a topic segment, a log line and a file name
 TOOL_NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -89,9 +89,9 @@ class Request(Struct, frozen=True, kw_only=True):
     ``chat`` has ``messages``, ``generate`` has ``prompt`` (given to the model as it is), ``classify``
     has either and ``choices``, ``embed`` has ``inputs``.
     At most one of ``choices``, ``schema`` (the text of a JSON schema) and ``json_mode`` says what the
-    answer must look like. ``scoring`` says what the probabilities of choices are made of: the sum of the
-    log-probabilities of their tokens, which is how likely the model is to say just that, or the mean, which
-    does not favour short choices. ``tool_choice`` is a ToolChoice or the name of the one tool to call.
+    answer must look like. ``scoring`` says what the probabilities of choices are made of: the tokens in
+    which they differ, as generation that is held to them would decide, or the log-probabilities of all their
+    tokens, the sum or the mean. ``tool_choice`` is a ToolChoice or the name of the one tool to call.
     ``thinking_budget`` tokens end the thought; ``logprobs`` is how many alternatives are told beside
     each token, from 0. ``template`` names a prompt of the configuration.
     ``priority`` 0 (background) … 9 (urgent). ``ttl_s`` counts from acceptance.
@@ -108,7 +108,7 @@ class Request(Struct, frozen=True, kw_only=True):
     thinking: bool | None = None
     thinking_budget: int | None = None
     choices: tuple[str, ...] = ()
-    scoring: ScoringRule = "sum"
+    scoring: ScoringRule = "constrained"
     schema: str = ""
     json_mode: bool = False
     tools: tuple[Tool, ...] = ()

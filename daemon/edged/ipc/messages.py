@@ -70,7 +70,7 @@ class Start(Struct, frozen=True, kw_only=True, tag="start"):
     thinking: bool = False
     thinking_budget: int | None = None
     choices: tuple[str, ...] = ()
-    scoring: ScoringRule = "sum"
+    scoring: ScoringRule = "constrained"
     schema: str = ""
     json_mode: bool = False
     tools: tuple[Tool, ...] = ()

@@ -13,11 +13,12 @@ from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, S
 from edged.worker.backends.base import Run, StateError
 from edged.worker.batch import Work, plan_step
 from edged.worker.constrain import Forms
+from edged.worker.choices import ChoiceError, at_a_word, choice_tree
 from edged.worker.measure import run_measure
 from edged.worker.output import Output
 from edged.worker.prompt import PromptReader
 from edged.worker.refused import Refused
-from edged.worker.scoring import ChoiceError, Scoring, at_a_word, best, choice_tree
+from edged.worker.scoring import Scoring, best
 from edged.worker.sharing import Sharing
 from edged.worker.slots import Slots
 from edged.worker.waiting import Waiting, WaitingRoom
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from edged.ipc.messages import FromWorker, ToLoop
     from edged.worker.backends.base import Backend
     from edged.worker.kept import KeptPrefixes
-    from edged.worker.scoring import ChoiceTree
+    from edged.worker.choices import ChoiceTree
     from edged.worker.slot import Slot
 
 
@@ -249,7 +250,7 @@ class DecodeLoop:
 
     def _finish_scoring(self, slot: Slot, scoring: Scoring) -> None:
         order = slot.order
-        scores = scoring.scores(order.choices, order.scoring)
+        scores = scoring.scores(order.choices)
         usage = Usage(
             prompt_tokens=slot.prompt_tokens, completion_tokens=scoring.evaluated, cached_tokens=slot.cached
         )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from edged.ipc.messages import Start
+from edged.worker.choices import ChoiceTree
 from edged.worker.prompt import Prompt
-from edged.worker.scoring import ChoiceTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,7 +31,7 @@ class ClassifyBody(Addressed, frozen=True, kw_only=True):
     choices: list[str]
     messages: list[ChatMessage] | None = None
     prompt: str | None = None
-    scoring: ScoringRule = "sum"
+    scoring: ScoringRule = "constrained"
 
 
 class EmbeddingsBody(Addressed, frozen=True, kw_only=True):

@@ -95,7 +95,7 @@ def decode_request(
         messages=messages,
         prompt=prompt,
         choices=body.choices,
-        scoring=body.scoring or "sum",
+        scoring=body.scoring or "constrained",
         inputs=(body.inputs,) if isinstance(body.inputs, str) else body.inputs,
         max_tokens=body.max_tokens,
         stop=(body.stop,) if isinstance(body.stop, str) else body.stop,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from msgspec import Struct
 
 from edgectl.errors import NotFound, Unauthorized, Unhealthy
 from edged.api.errors import BY_CODE, BadRequest, Busy, EdgeError, Internal
-from edged.api.events import Finished, Timings, Usage
+from edged.api.events import Finished, FinishReason, Timings, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edged.api.requests import Request
 
 PATHS = {"chat": "/v1/chat/completions", "generate": "/v1/completions"}
+_FINISHES: dict[str, FinishReason] = {reason: reason for reason in get_args(FinishReason)}
 _BY_CODE: dict[str, type[EdgeError]] = {
     **BY_CODE,
     "unauthorized": Unauthorized,
@@ -118,7 +119,7 @@ def finished(request_id: str, text: str, finish: str, usage: _Usage | None, timi
     return Finished(
         id=request_id,
         text=text,
-        finish="length" if finish == "length" else "stop",
+        finish=_FINISHES.get(finish, "stop"),
         usage=Usage(
             prompt_tokens=counted.prompt_tokens,
             completion_tokens=counted.completion_tokens,

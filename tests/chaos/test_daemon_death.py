@@ -14,13 +14,13 @@ import pytest
 from tests.integration.broker import MOSQUITTO, Broker
 from tests.integration.test_thin_line import Client
 from tests.kit.daemon import Daemon, alive, running_daemon, wait_until
-from tests.kit.service import fake_model, fake_tree
+from tests.kit.service import fake_model, fake_tree, long_text
 
 needs_mosquitto = [
     pytest.mark.mosquitto,
     pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed"),
 ]
-LONG = {"answer": "x" * 3000, "step_s": 0.01}
+LONG = {"answer": long_text(3000), "step_s": 0.01}
 BASE = "edged/box"
 
 
@@ -139,7 +139,7 @@ def test_sigterm_while_loading_exits_0_and_leaves_nothing(tmp_path):
 
 def test_sigterm_with_a_reader_that_does_not_read_exits_0(tmp_path):
     tree = fake_tree(
-        fake_model(tmp_path, answer="y" * 60000), model={"context": 65536}, limits={"max_tokens": 60000}
+        fake_model(tmp_path, answer=long_text(60000)), model={"context": 65536}, limits={"max_tokens": 60000}
     )
     with running_daemon(tree, tmp_path) as daemon:
         body = json.dumps(

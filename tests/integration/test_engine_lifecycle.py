@@ -22,7 +22,7 @@ from edged.engine.process import Worker, WorkerLost
 from edged.engine.selftest import Choices, verdict_key
 from edged.ipc.messages import EngineOptions, Load
 from tests.kit.daemon import alive
-from tests.kit.service import chat, fake_model, fake_tree, running_service, until
+from tests.kit.service import chat, fake_model, fake_tree, long_text, running_service, until
 
 if TYPE_CHECKING:
     from edged.engine.supervisor import EngineSupervisor
@@ -81,11 +81,11 @@ def nothing_is_left_behind():
         ("load", {"load_s": 30}, {}),
         ("self-test", {"load_s": 30}, {"repack": "auto"}),
         ("ready", {}, {}),
-        ("decode", {"step_s": 0.01, "answer": "x" * 3000}, {"context": 4096}),
+        ("decode", {"step_s": 0.01, "answer": long_text(3000)}, {"context": 4096}),
         ("hung", {"crash_signal": "HANG"}, {}),
         ("stopped", {"crash_signal": "SIGSTOP"}, {}),
         ("backoff", {"load_error": "no"}, {}),
-        ("recycling", {"step_s": 0.01, "answer": "x" * 3000}, {"context": 4096}),
+        ("recycling", {"step_s": 0.01, "answer": long_text(3000)}, {"context": 4096}),
     ],
 )
 def test_a_stop_at_any_moment_ends_every_request_once_and_leaves_no_process(tmp_path, moment, script, model):
@@ -154,7 +154,7 @@ async def hang_up(engine: EngineSupervisor) -> None:
 
 def test_a_stop_while_the_cause_of_a_death_is_sought_ends_the_requests_too(tmp_path):
     async def scenario():
-        model = fake_model(tmp_path, step_s=0.01, answer="x" * 3000)
+        model = fake_model(tmp_path, step_s=0.01, answer=long_text(3000))
         async with running_service(fake_tree(model, model={"context": 4096}), tmp_path) as box:
             asked = asyncio.create_task(box.events(chat("hello", max_tokens=2000)))
             await until(lambda: box.engine.running, "the request to run")
@@ -166,7 +166,7 @@ def test_a_stop_while_the_cause_of_a_death_is_sought_ends_the_requests_too(tmp_p
 
 def test_what_arrives_while_a_dead_worker_is_reaped_waits_for_the_next_one(tmp_path):
     async def scenario():
-        model = fake_model(tmp_path, step_s=0.01, answer="x" * 3000)
+        model = fake_model(tmp_path, step_s=0.01, answer=long_text(3000))
         async with running_service(fake_tree(model, model={"context": 4096}), tmp_path) as box:
             first = asyncio.create_task(box.events(chat("first", max_tokens=2000)))
             await until(lambda: box.engine.running, "the request to run")

@@ -10,7 +10,7 @@ from typing import Any
 
 from edged.api.status import EngineState
 from tests.kit.http_serving import chat, close, serving
-from tests.kit.service import fake_model, fake_tree, running_service, until
+from tests.kit.service import fake_model, fake_tree, long_text, running_service, until
 
 
 @asynccontextmanager
@@ -27,7 +27,7 @@ def run(scenario):
     return asyncio.run(asyncio.wait_for(scenario, 60))
 
 
-SLOW = {"answer": "x" * 4000, "step_s": 0.01}
+SLOW = {"answer": long_text(4000), "step_s": 0.01}
 LONG = {"max_tokens": 2000, "temperature": 0}
 ONE_SLOT = {"slots": 1, "context": 8192}
 

@@ -9,7 +9,7 @@ import pytest
 from edged.api.events import Accepted, Delta, Failed, Finished
 from edged.api.requests import Sampling
 from edged.api.status import EngineState, ServiceState
-from tests.kit.service import chat, fake_model, fake_tree, running_service, until
+from tests.kit.service import chat, fake_model, fake_tree, long_text, running_service, until
 
 
 def run(scenario):
@@ -72,7 +72,7 @@ def test_a_full_queue_refuses_with_busy_and_the_accepted_are_still_answered(tmp_
 def test_cancel_ends_a_running_request_and_frees_its_slot(tmp_path):
     async def scenario():
         tree = fake_tree(
-            fake_model(tmp_path, answer="x" * 4000, step_s=0.01), model={"slots": 1, "context": 8192}
+            fake_model(tmp_path, answer=long_text(4000), step_s=0.01), model={"slots": 1, "context": 8192}
         )
         async with running_service(tree, tmp_path) as box:
             stream = box.service.submit(chat("long", id="long", max_tokens=2000))
@@ -90,7 +90,7 @@ def test_cancel_ends_a_running_request_and_frees_its_slot(tmp_path):
 
 def test_closing_the_stream_early_frees_the_slot(tmp_path):
     async def scenario():
-        tree = fake_tree(fake_model(tmp_path, answer="x" * 4000, step_s=0.01), model={"context": 8192})
+        tree = fake_tree(fake_model(tmp_path, answer=long_text(4000), step_s=0.01), model={"context": 8192})
         async with running_service(tree, tmp_path) as box:
             stream = box.service.submit(chat("long", max_tokens=2000))
             await anext(stream)

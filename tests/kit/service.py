@@ -57,6 +57,11 @@ def fake_model(folder: Path, **script: Any) -> Path:
     return path
 
 
+def long_text(chars: int) -> str:
+    """An answer of so many characters that does not run in a circle, which would end it."""
+    return " ".join(map(str, range(chars)))[:chars]
+
+
 def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 

@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.api.errors import BadRequest, EdgeError
-from edged.api.requests import Message, Sampling
+from edged.api.requests import Message, Sampling, Tool, ToolCall
 from edged.api.status import ModelInfo
 from edged.transports.http.errors import ModelNotFound, error_object
 from edged.transports.http.openai import CHAT, LABELS, NEUTRAL, TEXT, Wanted, parse
 
 MODEL = ModelInfo(name="Qwen3.5-2B", quant="Q4_K_M", file_bytes=1, context_tokens=512, slots=2)
 USER = {"role": "user", "content": "hi"}
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "ping", "arguments": "{}"}}
 
 
 def parsed(body, dialect=CHAT) -> Wanted:
@@ -151,16 +154,88 @@ def test_an_answer_of_ours_can_be_sent_back_as_clients_store_it():
     assert parsed({"messages": [USER, answer, USER]}).request.messages[1].content == ""
 
 
+def test_a_format_is_a_schema_as_it_came_or_any_object():
+    schema = '{"type": "object", "x": 1e3}'
+    raw = '{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_schema", '
+    raw += f'"json_schema": {{"name": "n", "strict": true, "schema": {schema}}}}}}}'
+    request = parsed(raw.encode()).request
+    assert (request.schema, request.json_mode) == (schema, False)
+    request = parsed({"prompt": "x", "response_format": {"type": "json_object"}}, TEXT).request
+    assert (request.schema, request.json_mode) == ("", True)
+    request = parsed({"messages": [USER], "response_format": {"type": "text"}}).request
+    assert (request.schema, request.json_mode) == ("", False)
+
+
+def test_tools_and_which_of_them_to_call_reach_the_request():
+    function = {"name": "ping", "description": "d", "parameters": {"type": "object"}, "strict": True}
+    tools = [{"type": "function", "function": function}, {"type": "function", "function": {"name": "b"}}]
+    named = {"type": "function", "function": {"name": "ping"}}
+    request = parsed(
+        {"messages": [USER], "tools": tools, "tool_choice": named, "parallel_tool_calls": False}
+    ).request
+    assert request.tools == (
+        Tool(name="ping", description="d", parameters='{"type": "object"}'),
+        Tool(name="b"),
+    )
+    assert (request.tool_choice, request.parallel_tool_calls) == ("ping", False)
+    request = parsed({"messages": [USER], "tools": tools}).request
+    assert (request.tool_choice, request.parallel_tool_calls) == ("auto", True)
+
+
+def test_calls_and_their_results_come_back_in_messages():
+    turns = [
+        USER,
+        {"role": "assistant", "content": None, "reasoning_content": "Hm.", "tool_calls": [CALL]},
+        {
+            "role": "tool",
+            "content": [{"type": "text", "text": "pong"}],
+            "tool_call_id": "call_1",
+            "name": "ping",
+        },
+    ]
+    messages = parsed({"messages": turns}).request.messages
+    call = ToolCall(id="call_1", name="ping", arguments="{}")
+    assert messages[1] == Message(role="assistant", content="", reasoning="Hm.", tool_calls=(call,))
+    assert messages[2] == Message(role="tool", content="pong", tool_call_id="call_1")
+
+
+def test_probabilities_choices_and_a_budget_can_be_asked_for():
+    request = parsed({"messages": [USER], "logprobs": True, "top_logprobs": 3, "thinking_budget": 9}).request
+    assert (request.logprobs, request.thinking_budget) == (3, 9)
+    assert parsed({"messages": [USER], "logprobs": True}).request.logprobs == 0
+    assert parsed({"messages": [USER], "logprobs": False}).request.logprobs is None
+    assert parsed({"prompt": "x", "logprobs": 2, "choices": ["a", "b"]}, TEXT).request.logprobs == 2
+    assert parsed({"prompt": "x", "logprobs": False}, TEXT).request.logprobs is None
+    assert parsed({"messages": [USER], "choices": ["a", "b"]}).request.choices == ("a", "b")
+
+
+def test_tools_belong_to_chats():
+    assert param({"prompt": "x", "tools": []}, TEXT) == "tools"
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
         ({}, "messages"),
         ({"messages": "hi"}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
-        ({"messages": [{**USER, "tool_calls": [1]}]}, "messages[0].tool_calls"),
+        ({"messages": [{**USER, "tool_calls": [1]}]}, "messages[0].tool_calls[0]"),
+        ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [{**USER, "tool_call_id": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{**USER, "name": "x"}]}, "messages[0].name"),
+        ({"messages": [USER], "tools": [{"type": "retrieval"}]}, "tools[0].type"),
+        ({"messages": [USER], "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"messages": [USER], "tool_choice": "sometimes"}, "tool_choice"),
+        ({"messages": [USER], "response_format": {"type": "xml"}}, "response_format.type"),
+        (
+            {"messages": [USER], "response_format": {"type": "json_schema"}},
+            "response_format.json_schema.schema",
+        ),
+        ({"messages": [USER], "top_logprobs": 2}, "top_logprobs"),
+        ({"messages": [USER], "logprobs": 2}, "logprobs"),
         ({"messages": [{**USER, "weight": 1}]}, "messages[0]"),
         ({"messages": [USER], "temperature": "hot"}, "temperature"),
         ({"messages": [USER], "temperature": True}, "temperature"),
@@ -198,6 +273,11 @@ def test_a_wrong_field_is_named(body, field):
         (b"\xef\xbb\xbf{}", "not JSON"),
         (b'{"messages":' + b"[" * 100_000, "too deeply"),
         (b'{"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too deeply"),
+        (
+            b'{"messages": [], "response_format": {"type": "json_schema", "json_schema": {"schema": tru}}}',
+            "not JSON",
+        ),
+        (b'{"messages": [], "tools": [{"type": "function", "function": {"parameters": {]}}}]}', "not JSON"),
         (b'{"metadata":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}", "too deeply"),
     ],
 )

@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edged.api import errors
-from edged.api.events import Failed, Finished, Score, Timings, Usage
+from edged.api.events import Alternative, Failed, Finished, Score, Timings, TokenLogprob, Usage
+from edged.api.requests import ToolCall
 from edged.transports.mqtt import replies
 from edged.transports.mqtt.codec import MIN_MAX_BYTES
 from edged.transports.mqtt.errors import WIRE_CODES
@@ -58,6 +59,41 @@ def test_parts_fit_are_numbered_and_join_to_the_text(text, request_id, limit):
 def test_an_answer_that_fits_is_one_part_with_everything():
     (payload,) = replies.response(finished("hi"), 1000)
     assert json.loads(payload).keys() >= {"usage", "t_queue_ms", "t_first_ms", "t_total_ms", "finish"}
+
+
+CALL = ToolCall(id="call_1", name="open_door", arguments='{"door":2}')
+
+
+def test_calls_thoughts_and_probabilities_stand_in_the_answer():
+    logprobs = (TokenLogprob(b"a", -0.5, (Alternative(b"b", -1.5),)), TokenLogprob(b"c", -2.0))
+    fields = {"tool_calls": (CALL,), "reasoning": "Hm.", "logprobs": logprobs, "finish": "tool_calls"}
+    (payload,) = replies.response(msgspec.structs.replace(finished("ac"), **fields), 1000)
+    said = json.loads(payload)
+    assert said["tool_calls"] == [{"id": "call_1", "name": "open_door", "arguments": '{"door":2}'}]
+    assert (said["reasoning"], said["finish"]) == ("Hm.", "tool_calls")
+    assert said["logprobs"] == [
+        {"token": "a", "logprob": -0.5, "top": [["b", -1.5]]},
+        {"token": "c", "logprob": -2.0},
+    ]
+
+
+@given(TEXT, st.integers(MIN_MAX_BYTES, 800))
+def test_a_small_limit_costs_the_thought_but_never_the_calls(text, limit):
+    answer = msgspec.structs.replace(finished(text), tool_calls=(CALL,), reasoning="thought " * 200)
+    payloads = replies.response(answer, limit)
+    assert all(len(payload) <= limit for payload in payloads)
+    parts = [json.loads(payload) for payload in payloads]
+    if parts[-1]["ok"]:
+        assert [call["name"] for call in parts[-1]["tool_calls"]] == ["open_door"]
+        assert "reasoning" not in parts[-1]
+    else:
+        assert parts[-1]["error"]["code"] == "too_large"
+        assert limit < 250
+
+
+def test_a_thought_is_streamed_as_a_kind_of_its_own():
+    (payload,) = replies.deltas("7", 3, "Hm", 200, "reasoning")
+    assert json.loads(payload) == {"kind": "reasoning", "id": "7", "seq": 3, "delta": "Hm", "done": False}
 
 
 def test_scores_stand_beside_the_usage_and_go_before_the_answer_does():

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edged.transports.http.errors import error_object
+from edged.transports.http.forms import call_objects, chat_logprobs, text_logprobs
 
 if TYPE_CHECKING:
     from edged.api.errors import EdgeError
-    from edged.api.events import Finished, Timings, Usage
+    from edged.api.events import Delta, Finished, TokenLogprob, Usage
     from edged.transports.http.openai import Dialect, Wanted
 
 DONE = b"data: [DONE]\n\n"
@@ -25,16 +26,17 @@ class Answer:
         self._chat = dialect.op == "chat"
         self._dialect = dialect
         self._include_usage = wanted.include_usage
+        self._calls = 0  # told so far
+        self._chars = 0
         self._head = {"id": wanted.request.id, "created": int(time.time()), "model": model}
 
     def whole(self, event: Finished) -> dict[str, Any]:
-        text = (
-            {"message": {"role": "assistant", "content": event.text}} if self._chat else {"text": event.text}
-        )
+        said = {"message": _message(event)} if self._chat else {"text": event.text}
+        logprobs = None if event.logprobs is None else self._logprobs(event.logprobs)
         return {
             "object": self._dialect.answer_object,
             **self._head,
-            "choices": [{"index": 0, **text, "logprobs": None, "finish_reason": event.finish}],
+            "choices": [{"index": 0, **said, "logprobs": logprobs, "finish_reason": event.finish}],
             "usage": usage_object(event.usage),
             "timings": event.timings,
         }
@@ -43,30 +45,61 @@ class Answer:
         """The first chunk; it tells chat clients whose text follows."""
         return self._chunk({"role": "assistant", "content": ""}, "") if self._chat else b""
 
-    def delta(self, text: str) -> bytes:
-        return self._chunk({"content": text}, text)
+    def delta(self, event: Delta) -> bytes:
+        said: dict[str, Any] = {}
+        if event.text:
+            said["reasoning_content" if event.channel == "reasoning" else "content"] = event.text
+        if event.tool_calls:
+            calls = enumerate(call_objects(event.tool_calls), self._calls)
+            said["tool_calls"] = [{"index": index, **call} for index, call in calls]
+            self._calls += len(event.tool_calls)
+        logprobs = self._logprobs(event.logprobs) if event.logprobs else None
+        return self._chunk(said, event.text, logprobs=logprobs)
 
     def closing(self, event: Finished) -> bytes:
         """The last chunks of a good answer: reason, usage if wanted, end mark."""
-        last = self._chunk({}, "", event.finish, event.timings)
+        last = self._chunk({}, "", event)
         if not self._include_usage:
             return last + DONE
         usage = {"choices": [], "usage": usage_object(event.usage)}
         return last + _frame({"object": self._dialect.chunk_object, **self._head, **usage}) + DONE
 
+    def _logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+        if self._chat:
+            return chat_logprobs(logprobs)
+        told = text_logprobs(logprobs, self._chars)
+        self._chars += sum(map(len, told["tokens"]))
+        return told
+
     def _chunk(
-        self, delta: dict[str, str], text: str, finish: str | None = None, timings: Timings | None = None
+        self,
+        delta: dict[str, Any],
+        text: str,
+        last: Finished | None = None,
+        *,
+        logprobs: dict[str, Any] | None = None,
     ) -> bytes:
         content: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
+        finish = last.finish if last else None
         return _frame(
             {
                 "object": self._dialect.chunk_object,
                 **self._head,
-                "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": finish}],
+                "choices": [{"index": 0, **content, "logprobs": logprobs, "finish_reason": finish}],
                 **({"usage": None} if self._include_usage else {}),
-                **({"timings": timings} if timings else {}),
+                **({"timings": last.timings} if last else {}),
             }
         )
+
+
+def _message(event: Finished) -> dict[str, Any]:
+    """The turn of the assistant; clients send it again as it is."""
+    message: dict[str, Any] = {"role": "assistant", "content": event.text}
+    if event.reasoning:
+        message["reasoning_content"] = event.reasoning
+    if event.tool_calls:
+        message |= {"content": event.text or None, "tool_calls": call_objects(event.tool_calls)}
+    return message
 
 
 def failure(error: EdgeError) -> bytes:

@@ -139,7 +139,7 @@ def _chunk(answer: answers.Answer, event: Event | None) -> bytes:
     if event is None:
         return answers.COMMENT
     if isinstance(event, Delta):
-        return answer.delta(event.text)
+        return answer.delta(event)
     if isinstance(event, Finished):
         return answer.closing(event)
     return answers.failure(event.error()) if isinstance(event, Failed) else b""

@@ -12,6 +12,16 @@ from msgspec import Meta, Raw, Struct
 from edged.api.errors import BadRequest
 from edged.api.requests import ID_PATTERN, Message, Op, Request, Role, Sampling
 from edged.transports.http.errors import ModelNotFound
+from edged.transports.http.forms import (
+    FunctionCall,
+    FunctionTool,
+    NamedTool,
+    ResponseFormat,
+    calls_of,
+    schema_of,
+    tool_choice_of,
+    tools_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,18 +36,14 @@ NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
     "best_of": (b"1",),
     "echo": (b"false",),
     "suffix": (b'""',),
-    "logprobs": (b"false",),
     "logit_bias": (b"{}",),
-    "tools": (b"[]",),
-    "tool_choice": (b'"none"', b'"auto"'),
-    "parallel_tool_calls": (b"true", b"false"),
     "functions": (b"[]",),
-    "response_format": (b'{"type":"text"}',),
     "modalities": (b'["text"]',),
 }
 
 _Kind = TypeVar("_Kind", bound=Struct)
 _Nothing: TypeAlias = Annotated[list[Any], Meta(max_length=0)] | None
+_CHAT_ONLY = ("tools", "tool_choice", "parallel_tool_calls")
 
 
 class Part(Struct, frozen=True):
@@ -46,15 +52,16 @@ class Part(Struct, frozen=True):
 
 
 class ChatMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """``content`` is text; the other fields come back empty when clients send our answers again."""
+    """One turn; those of an answer come back as we told them when clients send it again."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
-    name: None = None
+    name: str | None = None  # of the tool whose result it is
     refusal: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: _Nothing = None
+    tool_calls: list[FunctionCall] | None = None
+    tool_call_id: str | None = None
     annotations: _Nothing = None
     reasoning_content: str | None = None
 
@@ -96,6 +103,8 @@ class Body(Addressed, frozen=True, kw_only=True):
     repeat_penalty: float | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    choices: list[str] | None = None  # ours: the answer is one of them
 
 
 class ChatBody(Body, frozen=True, kw_only=True):
@@ -103,10 +112,40 @@ class ChatBody(Body, frozen=True, kw_only=True):
     max_completion_tokens: int | None = None
     template: str | None = None  # ours: the box puts its system message of this name before the messages
     chat_template_kwargs: TemplateOptions | None = None
+    thinking_budget: int | None = None  # ours: tokens of thought
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """Fields of the request that only chats have."""
+        options = self.chat_template_kwargs or TemplateOptions()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise BadRequest("top_logprobs: needs logprobs to be true")
+        return {
+            "messages": tuple(message(index, item) for index, item in enumerate(self.messages)),
+            "thinking": options.enable_thinking,
+            "thinking_budget": self.thinking_budget,
+            "template": self.template or "",
+            "tools": tools_of(self.tools),
+            "tool_choice": tool_choice_of(self.tool_choice),
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+        }
 
 
 class TextBody(Body, frozen=True, kw_only=True):
+    """``logprobs`` is how many alternatives are told beside each token."""
+
     prompt: str | list[str]
+    logprobs: int | bool | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """Fields of the request that only plain completions have."""
+        wanted = None if isinstance(self.logprobs, bool) and not self.logprobs else self.logprobs
+        return {"prompt": _prompt(self.prompt), "logprobs": wanted if wanted is None else int(wanted)}
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -147,18 +186,18 @@ def parse(raw: bytes, dialect: Dialect, *, model: ModelInfo, request_id: str, cl
     """
     body: ChatBody | TextBody = decode_body(raw, dialect.body)
     check_address(body, model)
-    chat = body if isinstance(body, ChatBody) else None
+    form = body.response_format
     request = Request(
         id=body.id or request_id,
         client=client,
         op=dialect.op,
-        messages=tuple(message(index, item) for index, item in enumerate(chat.messages)) if chat else (),
-        prompt=_prompt(body.prompt) if isinstance(body, TextBody) else "",
         max_tokens=_max_tokens(body),
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
-        thinking=chat.chat_template_kwargs.enable_thinking if chat and chat.chat_template_kwargs else None,
-        template=(chat.template if chat else None) or "",
+        schema=schema_of(form),
+        json_mode=form is not None and form.type == "json_object",
+        choices=tuple(body.choices or ()),
+        **body.asked(),
         **body.terms(),
     )
     options = body.stream_options or StreamOptions()
@@ -198,6 +237,8 @@ def _refuse_unknown(fields: dict[str, Raw], known: tuple[str, ...]) -> None:
     for name, value in fields.items():
         if name in known or name in LABELS:
             continue
+        if name in _CHAT_ONLY:
+            raise BadRequest(f"{name}: belongs to /v1/chat/completions")
         text = bytes(value).translate(None, b" \t\r\n")
         if text == b"null" or text in NEUTRAL.get(name, ()):
             continue
@@ -229,15 +270,32 @@ def message(index: int, said: ChatMessage) -> Message:
     role: Role = "system" if said.role == "developer" else said.role
     if said.content is None and said.role != "assistant":
         raise BadRequest(f"messages[{index}].content: is missing")
-    if not isinstance(said.content, list):
-        return Message(role=role, content=said.content or "")
-    for part in said.content:
+    for field, value, owner in (
+        ("name", said.name, "tool"),
+        ("tool_call_id", said.tool_call_id, "tool"),
+        ("tool_calls", said.tool_calls or None, "assistant"),
+    ):
+        if value is not None and said.role != owner:
+            raise BadRequest(f"messages[{index}].{field}: belongs to messages with role {owner}")
+    return Message(
+        role=role,
+        content=_text(index, said.content),
+        reasoning=said.reasoning_content or "" if said.role == "assistant" else "",
+        tool_calls=calls_of(said.tool_calls),
+        tool_call_id=said.tool_call_id or "",
+    )
+
+
+def _text(index: int, content: str | list[Part] | None) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    for part in content:
         if part.type != "text" or part.text is None:
             raise BadRequest(
                 f"messages[{index}].content: parts of type {_printable(part.type)} are not supported; "
                 "this model reads text parts only"
             )
-    return Message(role=role, content="".join(part.text or "" for part in said.content))
+    return "".join(part.text or "" for part in content)
 
 
 def _prompt(prompt: str | list[str]) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Key: TypeAlias = tuple[str, str, str]  # client, op, id
 _NUMBER_BYTES = 32  # a float and the place that refers to it
+_CALL_LETTERS = 64  # the object and its id, in letters
+_TOKEN_LETTERS = 64  # an object, some bytes and a number, in letters
 _ENTRY_BYTES = 1024  # room for the key, the numbers and the objects around the text
 
 
@@ -58,9 +60,12 @@ class Answers:
 
 
 def _size(terminal: Terminal) -> int:
-    # The most a character can take in memory; what counts is that the bound holds.
+    # Four bytes are the most a character can take in memory; what counts is that the bound holds.
     if not isinstance(terminal, Finished):
         return _ENTRY_BYTES
     numbers = sum(map(len, terminal.embeddings)) + 4 * len(terminal.scores)
-    letters = len(terminal.text) + sum(len(score.choice) for score in terminal.scores)
+    letters = len(terminal.text) + len(terminal.reasoning)
+    letters += sum(len(score.choice) for score in terminal.scores)
+    letters += sum(len(call.name) + len(call.arguments) + _CALL_LETTERS for call in terminal.tool_calls)
+    letters += sum(_TOKEN_LETTERS * (1 + len(one.top)) for one in terminal.logprobs or ())
     return _ENTRY_BYTES + 4 * letters + _NUMBER_BYTES * numbers

@@ -12,16 +12,35 @@ import hashlib
 import re
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Raw, Struct, structs
 
 from edged.api.errors import BadRequest, Expired, TooLarge
-from edged.api.requests import ID_PATTERN, Limits, Message, Op, Request, Sampling, ScoringRule
+from edged.api.requests import (
+    ID_PATTERN,
+    MAX_SCHEMA_BYTES,
+    Limits,
+    Message,
+    Op,
+    Request,
+    Sampling,
+    ScoringRule,
+    Tool,
+)
 
 OPS: tuple[Op, ...] = ("chat", "generate", "classify", "embed")
 MIN_MAX_BYTES = 160  # the longest id, the keys of a part and 16 bytes of text
 MAX_CORRELATION_BYTES = 1024  # kept per request and sent back with each part
-JSON_OVERHEAD_BYTES = 16384  # keys, numbers, stop strings and a reply topic around the prompt
+# Keys, numbers, stop strings, a reply topic and a schema around the prompt.
+JSON_OVERHEAD_BYTES = 16384 + MAX_SCHEMA_BYTES
 _SHOWN_CHARS = 64
+
+
+class ToolBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function the model may call; ``parameters`` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Raw = Raw()
 
 
 class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +69,13 @@ class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     frequency_penalty: float | None = None
     repeat_penalty: float | None = None
     thinking: bool | None = None
+    thinking_budget: int | None = None
+    schema: Raw = Raw()  # the JSON schema that the answer must keep
+    json_mode: bool = False
+    tools: tuple[ToolBody, ...] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    logprobs: int | None = None
     reply_to: str | None = None  # one more topic for the answer
 
 
@@ -101,6 +127,16 @@ def decode_request(
         stop=(body.stop,) if isinstance(body.stop, str) else body.stop,
         sampling=Sampling(**{name: getattr(body, name) for name in Sampling.__struct_fields__}),
         thinking=body.thinking,
+        thinking_budget=body.thinking_budget,
+        schema=_json(body.schema),
+        json_mode=body.json_mode,
+        tools=tuple(
+            Tool(name=tool.name, description=tool.description, parameters=_json(tool.parameters))
+            for tool in body.tools
+        ),
+        tool_choice=body.tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        logprobs=body.logprobs,
         template=body.template,
         ttl_s=_ttl_s(body.ttl_s, expiry_s),
         priority=body.priority,
@@ -156,6 +192,7 @@ def _parse(payload: bytes, limits: Limits) -> Body:
     if len(payload) > limit:
         raise TooLarge(f"the payload has {len(payload)} bytes; this box takes {limit}")
     try:
+        payload.decode()  # msgspec looks only at the strings it keeps
         return msgspec.json.decode(payload, type=Body)
     except msgspec.ValidationError as error:
         raise BadRequest(_named(str(error))) from None
@@ -215,6 +252,12 @@ def _texts(body: Body, op: str) -> tuple[str, tuple[Message, ...]]:
     if body.system is not None:
         messages = (Message(role="system", content=body.system), *messages)
     return "", messages
+
+
+def _json(raw: Raw) -> str:
+    """JSON as it came; ``null`` is nothing."""
+    text = bytes(raw).decode()
+    return "" if text == "null" else text
 
 
 def _ttl_s(wanted_s: float | None, expiry_s: int | None) -> float | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from edged.api.errors import Internal, TooLarge
-from edged.api.events import Accepted, Delta, Failed
+from edged.api.events import Accepted, Channel, Delta, Failed
 from edged.transports.mqtt import replies
 from edged.transports.mqtt.connection import Connection
 
@@ -115,6 +115,9 @@ class Exchange:
             self.receipts.pop().acknowledge()
 
 
+KINDS: dict[Channel, str] = {"reasoning": "reasoning", "text": "delta"}  # in the order they are thought of
+
+
 class Stream:
     """What a client hears on its stream topic before the answer.
 
@@ -128,8 +131,8 @@ class Stream:
         self._limit_bytes = min(reply.limit_bytes for reply in exchange.replies)
         self._id = asked.request.id
         self._line = line
-        self._waiting = ""
-        self._seq = 0
+        self._waiting: dict[Channel, str] = {"reasoning": "", "text": ""}
+        self._seq: dict[Channel, int] = {"reasoning": 0, "text": 0}
 
     def tell(self, event: Event) -> None:
         if not self._topic:
@@ -137,19 +140,20 @@ class Stream:
         if isinstance(event, Accepted):
             self._line.send(self._topic, replies.accepted(event))
         elif isinstance(event, Delta) and self._deltas:
-            self._waiting += event.text
+            self._waiting[event.channel] += event.text
             if not self._line.congested:
                 self._flush()
 
     def finish(self, terminal: Terminal) -> None:
         if self._topic and self._deltas:
             self._flush()
-            self._line.send(self._topic, replies.done(terminal, self._seq))
+            self._line.send(self._topic, replies.done(terminal, self._seq["text"]))
 
     def _flush(self) -> None:
-        if not self._waiting:
-            return
-        for payload in replies.deltas(self._id, self._seq, self._waiting, self._limit_bytes):
-            self._line.send(self._topic, payload)
-            self._seq += 1
-        self._waiting = ""
+        for channel, kind in KINDS.items():
+            text, self._waiting[channel] = self._waiting[channel], ""
+            if not text:
+                continue
+            for payload in replies.deltas(self._id, self._seq[channel], text, self._limit_bytes, kind):
+                self._line.send(self._topic, payload)
+                self._seq[channel] += 1

@@ -18,6 +18,15 @@ response has the whole text::
     {"kind":"delta","id":"7","seq":0,"delta":"Ye","done":false}
     {"kind":"done","id":"7","seq":1,"delta":"","done":true,"ok":true}
 
+A thought comes as messages of kind ``reasoning``, numbered for themselves, and once more as ``reasoning``
+in the response. ``tool_calls`` and ``logprobs`` are only there; ``arguments`` is the text of a JSON object::
+
+    {"kind":"reasoning","id":"7","seq":0,"delta":"Hm","done":false}
+    {"id":"7","ok":true,"part":1,"parts":1,"text":"","finish":"tool_calls",
+     "tool_calls":[{"id":"call_1","name":"open_door","arguments":"{}"}],...}
+
+What of these has no room in ``max_bytes`` is left out, but for the calls, which then are an error.
+
 The answer to ``classify`` has the likeliest choice as ``text`` and ``scores`` beside ``usage``. The answer to
 ``embed`` has no text but ``embeddings``, one string for each input: base64 of little-endian 32-bit floats. In
 several parts each has some of them, in order::
@@ -44,7 +53,7 @@ from edged.transports.mqtt.errors import WIRE_CODES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edged.api.events import Accepted, Terminal
+    from edged.api.events import Accepted, Terminal, TokenLogprob
 
 _ONE_BYTE_ESCAPES = frozenset('"\\\b\f\n\r\t')
 _LONGEST_CHAR_BYTES = 6  # \u001f
@@ -63,6 +72,9 @@ def response(terminal: Terminal, limit_bytes: int) -> list[bytes]:
     most = len(terminal.text) + 1  # never more parts than characters, and one for the facts
     room = limit_bytes - len(_encode(_head(terminal.id, most, most) | {"text": ""}))
     facts, facts_bytes = _facts_that_fit(terminal, room)
+    if terminal.tool_calls and "tool_calls" not in facts:
+        why = "the functions that the model wants called do not fit into max_bytes"
+        return [_failure(Failed.of(terminal.id, TooLarge(why)), limit_bytes)]
     chunks = split(terminal.text, room, json_bytes)
     if json_text_bytes(chunks[-1]) + facts_bytes > room:
         chunks.append("")
@@ -83,9 +95,9 @@ def accepted(event: Accepted) -> bytes:
     return _encode({"kind": "accepted", "id": event.id, "position": event.position, "eta_s": event.eta_s})
 
 
-def deltas(request_id: str, first_seq: int, text: str, limit_bytes: int) -> list[bytes]:
+def deltas(request_id: str, first_seq: int, text: str, limit_bytes: int, kind: str = "delta") -> list[bytes]:
     """``text`` as numbered pieces of the stream."""
-    empty = {"kind": "delta", "id": request_id, "seq": first_seq + len(text), "delta": "", "done": False}
+    empty = {"kind": kind, "id": request_id, "seq": first_seq + len(text), "delta": "", "done": False}
     chunks = split(text, limit_bytes - len(_encode(empty)), json_bytes)
     return [_encode(empty | {"seq": seq, "delta": chunk}) for seq, chunk in enumerate(chunks, first_seq)]
 
@@ -166,6 +178,9 @@ def _facts(terminal: Finished) -> dict[str, Any]:
     return {
         "finish": terminal.finish,
         **({"scores": terminal.scores} if terminal.scores else {}),
+        **({"tool_calls": terminal.tool_calls} if terminal.tool_calls else {}),
+        **({"reasoning": terminal.reasoning} if terminal.reasoning else {}),
+        **({"logprobs": list(map(_logprob, terminal.logprobs))} if terminal.logprobs else {}),
         "usage": terminal.usage,
         "t_queue_ms": round(times.queue_ms),
         "t_first_ms": round(times.first_ms),
@@ -173,10 +188,28 @@ def _facts(terminal: Finished) -> dict[str, Any]:
     }
 
 
+def _logprob(one: TokenLogprob) -> dict[str, Any]:
+    said: dict[str, Any] = {"token": one.token.decode("utf-8", "replace"), "logprob": one.logprob}
+    if one.top:
+        said["top"] = [[other.token.decode("utf-8", "replace"), other.logprob] for other in one.top]
+    return said
+
+
 def _facts_that_fit(terminal: Finished, room: int) -> tuple[dict[str, Any], int]:
     """As many facts as ``room`` bytes hold beside an empty text, and their size with the comma."""
     facts = _facts(terminal)
-    for dropped in ("", "usage", "t_queue_ms", "t_first_ms", "t_total_ms", "scores", "finish"):
+    for dropped in (
+        "",
+        "logprobs",
+        "reasoning",
+        "usage",
+        "t_queue_ms",
+        "t_first_ms",
+        "t_total_ms",
+        "scores",
+        "tool_calls",
+        "finish",
+    ):
         facts.pop(dropped, None)
         size = len(_encode(facts)) - 1 if facts else 0  # its braces go, a comma comes
         if size <= room:

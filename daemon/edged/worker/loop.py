@@ -12,8 +12,8 @@ from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
 from edged.worker.backends.base import Run, StateError
 from edged.worker.batch import Work, plan_step
-from edged.worker.constrain import Forms
 from edged.worker.choices import ChoiceError, at_a_word, choice_tree
+from edged.worker.constrain import Forms
 from edged.worker.measure import run_measure
 from edged.worker.output import Output
 from edged.worker.prompt import PromptReader
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from edged.ipc.messages import FromWorker, ToLoop
     from edged.worker.backends.base import Backend
-    from edged.worker.kept import KeptPrefixes
     from edged.worker.choices import ChoiceTree
+    from edged.worker.kept import KeptPrefixes
     from edged.worker.slot import Slot
 
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edged.api.requests import Message, Sampling, Tool
-    from edged.worker.forms.calls import CallForm
     from edged.api.status import MemoryParts
+    from edged.worker.forms.calls import CallForm
 
 
 class LoadError(Exception):
@@ -65,10 +65,10 @@ class Pooling(Struct, frozen=True):
     tokens: int
 
 
-class Sampler(Protocol):
 Allows: TypeAlias = "Callable[[int], bool]"  # whether a token may come next
 
 
+class Sampler(Protocol):
     """The sampling state of one request."""
 
     def close(self) -> None: ...
@@ -81,11 +81,11 @@ class Backend(Protocol):
     model_name: str
     context: int  # tokens one sequence may hold
     rows: int  # of logits that one step may give
+    memory: MemoryParts  # what was allocated at load
     pooling: Pooling | None  # set when the model is loaded for embeddings; then it does nothing else
     can_truncate: bool  # a sequence can be cut back to any length: every layer keeps every token
 
     @property
-    memory: MemoryParts  # what was allocated at load
     def call_form(self) -> CallForm:
         """How the model writes tool calls."""
 

@@ -207,6 +207,18 @@ def test_an_urgent_prompt_is_read_before_others_that_have_begun():
     assert ends == [2, 1]
 
 
+def test_what_an_urgent_request_waits_for_is_as_urgent():
+    box = stage(slots=3, ubatch=16)
+    box.start(1, "background", system=SYSTEM, max_tokens=1, priority=0)
+    box.start(2, "c" * 120, max_tokens=1, priority=5)
+    box.turn()
+    box.start(3, "urgent", system=SYSTEM, max_tokens=1, priority=9)
+    box.play()
+    ends = [message.key for message in box.said if isinstance(message, Done)]
+    assert ends[0] == 3
+    assert box.cached(3) == HEAD
+
+
 def random_fields(dice: random.Random) -> dict:
     return {
         "system": dice.choice(["", SYSTEM, SYSTEM[:90], "x" * 40]),

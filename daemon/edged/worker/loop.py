@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING
 
@@ -70,8 +71,8 @@ class DecodeLoop:
         self._forms = Forms(backend.call_form)
         self._sharing = Sharing(backend, cache_bytes, kept)
         self._slots = Slots(backend, self._sharing, slots)
-        openings = [self._prompts.opening(system, thinking=thinking) for system in systems]
-        self._warming = Warming(backend, self._sharing, openings, chunk=budget)
+        opening = partial(self._prompts.opening, thinking=thinking)
+        self._warming = Warming(backend, self._sharing, systems, opening, chunk=budget)
         self._measures: deque[Measure] = deque()
 
     @property
@@ -102,9 +103,14 @@ class DecodeLoop:
             self._warming.interrupt()
         slots.make_way(len(self._waiting))
         for request in self._waiting:
-            if slots.free and self._sharing.leader(request.prompt, slots.active.values()) is None:
-                self._waiting.remove(request.order.key)
-                self._admit(request)
+            if not slots.free:
+                break
+            leader = self._sharing.leader(request.prompt, slots.active.values())
+            if leader is not None:  # it reads for both, so it is as urgent as both
+                leader.priority = max(leader.priority, request.order.priority)
+                continue
+            self._waiting.remove(request.order.key)
+            self._admit(request)
         at_work, scoring = slots.at_work, slots.scoring
         self._busy(not self.idle)
         if at_work:

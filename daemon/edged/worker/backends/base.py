@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+import contextlib
+from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -34,9 +35,12 @@ State: TypeAlias = mmap
 def new_state(size: int) -> State:
     """``size`` bytes of anonymous memory; raises StateError when there are none."""
     try:
-        return mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+        state = mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
     except OSError as error:
         raise StateError(f"no memory for {size} bytes of a saved sequence: {error.strerror}") from error
+    with contextlib.suppress(OSError):  # a kernel without them fills it three times as slowly
+        state.madvise(MADV_HUGEPAGE)
+    return state
 
 
 class Run(Struct, frozen=True):

@@ -13,7 +13,13 @@ def works(draw):
     """Work in order of arrival, and a budget that the configuration rules allow: at least one a slot."""
     kinds = draw(st.lists(st.booleans(), max_size=12))
     work = [
-        Work(slot=slot, pending=1 if decoding else draw(st.integers(1, 300)), decoding=decoding)
+        Work(
+            slot=slot,
+            pending=1 if decoding else draw(st.integers(1, 300)),
+            decoding=decoding,
+            stops=not decoding and draw(st.booleans()),
+            priority=draw(st.integers(0, 9)),
+        )
         for slot, decoding in enumerate(kinds)
     ]
     return work, draw(st.integers(max(1, len(work)), 128))
@@ -41,7 +47,7 @@ def test_a_share_is_at_least_one_token_and_at_most_what_is_pending_and_last_says
     assert len({share.slot for share in shares}) == len(shares)
     for share in shares:
         assert 1 <= share.tokens <= pending[share.slot]
-        assert share.last == (share.tokens == pending[share.slot])
+        assert share.last == (share.tokens == pending[share.slot] and not work[share.slot].stops)
 
 
 @given(works())
@@ -79,3 +85,14 @@ def test_everything_is_evaluated_in_the_end(case):
 
 def test_nothing_to_do_is_an_empty_step():
     assert plan_step([], 64) == []
+
+
+@given(works())
+def test_no_prompt_gets_more_than_its_part_while_a_more_urgent_one_is_not_done(case):
+    work, budget = case
+    shares = {share.slot: share.tokens for share in plan_step(work, budget)}
+    prompts = [item for item in work if not item.decoding]
+    for item in prompts[1:]:  # the oldest has its quarter
+        urgent = [one for one in prompts if one.priority > item.priority]
+        if shares.get(item.slot):
+            assert all(shares.get(one.slot, 0) == one.pending for one in urgent)

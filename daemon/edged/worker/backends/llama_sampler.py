@@ -99,13 +99,13 @@ def _or_neutral(sampling: Sampling, name: str) -> float:
 
 def _allowed(logits: Logits, allows: Allows) -> Tokens:
     """Of the likeliest tokens those that are allowed; deeper and deeper until there are some."""
-    seen = 0
+    seen: set[int] = set()  # of equal logits, a longer list may leave out what a shorter one has
     for count in (*DEPTHS, len(logits)):
-        likeliest = top(logits, min(count, len(logits)))
-        found = [token for token in likeliest[seen:] if allows(token)]
+        fresh = [token for token in top(logits, min(count, len(logits))) if token not in seen]
+        found = [token for token in fresh if allows(token)]
         if found:
             return np.array(found, dtype=np.int32)
-        seen = len(likeliest)
+        seen.update(fresh)
     raise Refused("the model has no token that the answer may go on with")
 
 

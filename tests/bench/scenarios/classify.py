@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tests.bench.conditions import Conditions
 from tests.bench.figures import Ratio, Report
 from tests.bench.http_client import post
+from tests.bench.models import SMOLLM2
 from tests.bench.options import say
 from tests.bench.servers import Edged, started
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from tests.bench.models import Model
     from tests.bench.options import Options
 
-CLASSIFY, JSON = "classify", "constrained JSON"
+CLASSIFY, JSON, FREE = "classify", "constrained JSON", "eight free tokens"
+FREE_TOKENS = 8  # of {"answer":"tell the owner"} in Qwen3.5's vocabulary, one more or less
 CHOICES = ["nothing to do", "tell the owner", "call a technician", "switch it off"]
 SYSTEM = "You watch the devices of a house. Say what is to be done about a report."
 SCHEMA = {
@@ -44,17 +46,21 @@ def _bench(options: Options, model: Model) -> Report:
         title=f"One of {len(CHOICES)} choices: {model.name}",
         settings=conditions.describe(),
     )
-    took = report.figure("time of one answer", "s", Ratio(of=CLASSIFY, to=JSON, at_most=MOST))
+    real = model.name == SMOLLM2
+    other, generate = (JSON, _generate) if real else (FREE, _generate_freely)
+    took = report.figure("time of one answer", "s", Ratio(of=CLASSIFY, to=other, at_most=MOST))
+    if not real:
+        report.note(f"a replica cannot write JSON by itself; {FREE} take less time than JSON would")
     edged = Edged(options.folder, conditions)
     fresh = count()
     with started(edged):
         _classify(edged, _messages(model, next(fresh)))
-        _generate(edged, _messages(model, next(fresh)))
+        generate(edged, _messages(model, next(fresh)))
+        say(report.title)
         for _ in range(options.rounds_of(ROUNDS)):
             # Another report for each: only the system prompt has been evaluated before.
             took.add(CLASSIFY, _classify(edged, _messages(model, next(fresh))))
-            took.add(JSON, _generate(edged, _messages(model, next(fresh))))
-        say(report.title)
+            took.add(other, generate(edged, _messages(model, next(fresh))))
     return report
 
 
@@ -72,5 +78,11 @@ def _classify(edged: Edged, messages: list[dict[str, str]]) -> float:
 
 def _generate(edged: Edged, messages: list[dict[str, str]]) -> float:
     body = {"messages": messages, "max_tokens": 32, "temperature": 0, "response_format": FORMAT}
+    _, took_s = post(edged, "/v1/chat/completions", body)
+    return took_s
+
+
+def _generate_freely(edged: Edged, messages: list[dict[str, str]]) -> float:
+    body = {"messages": messages, "max_tokens": FREE_TOKENS, "temperature": 0}
     _, took_s = post(edged, "/v1/chat/completions", body)
     return took_s

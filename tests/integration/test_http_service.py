@@ -72,7 +72,7 @@ def test_a_killed_worker_ends_the_stream_with_an_error_and_the_next_request_is_s
         async with http_box(tmp_path, model=ONE_SLOT, **SLOW) as (box, engine):
             reader, writer = await box.connect()
             writer.write(box.post(chat(stream=True, **LONG)))
-            await reader.readuntil(b'"content":"x')
+            await reader.readuntil(b'"content":"0')
             os.kill(engine.worker_pid, signal.SIGKILL)
             rest = await asyncio.wait_for(reader.readuntil(b"data: [DONE]\n\n"), 5)
             assert b'"code":"engine_lost"' in rest

@@ -244,7 +244,7 @@ def test_ten_megabytes_are_refused_with_an_answer_and_the_next_request_is_answer
 def test_too_large_is_said_before_anything_is_parsed(broker):
     async def scenario():
         async with answering(broker) as (service, _, peer):
-            peer.send(f"{ROOT}/request/me/chat", b'{"id":"1","prompt":"' + b"x" * 50_000 + b'"}')
+            peer.send(f"{ROOT}/request/me/chat", b'{"id":"1","prompt":"' + b"x" * 100_000 + b'"}')
             (refused,) = await peer.wait(f"{ROOT}/response/me/chat")
             assert refused["error"]["code"] == "too_large"
             assert service.seen == []

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from edgectl.planning.catalog import Geometry
 
-__all__ = ["compute_buffer_bytes", "graph_bytes"]
+__all__ = ["DRAFT_TOKENS", "compute_buffer_bytes", "graph_bytes", "logit_rows"]
+
+DRAFT_TOKENS: Final = 7  # on trial in a step, as edged.worker.backends.llama_drafts has it
 
 _F32: Final = 4
 _F16: Final = 2
@@ -27,16 +29,26 @@ _NODE_BYTES: Final = 704
 _LEAST_NODES: Final = 1024
 
 
+def logit_rows(geometry: Geometry, slots: int, ubatch_tokens: int) -> int:
+    """Rows of logits that a step may give: one a slot, and one for each token on trial.
+
+    What forgets, in recurrent layers or behind a sliding window, takes no tokens on trial by itself.
+    """
+    forgets = geometry.linear_layers or geometry.sliding_layers
+    return slots + (0 if forgets else min(DRAFT_TOKENS, ubatch_tokens - 1))
+
+
 def compute_buffer_bytes(geometry: Geometry, *, cells: int, slots: int, ubatch_tokens: int) -> int:
     """The buffer for steps of ``ubatch_tokens`` on ``slots`` sequences of ``cells`` cells each."""
     mask_bytes = cells * _F16  # which cells a token may see
     # DeltaNet works on a copy of each sequence's state and makes a new one.
     states = 2 * (geometry.convolution_state + geometry.matrix_state) * _F32
-    logits = slots * geometry.vocab * _F32
+    rows = logit_rows(geometry, slots, ubatch_tokens)
+    logits = rows * geometry.vocab * _F32
     widest = max(
         ubatch_tokens * max(_feed_forward(geometry), _attention(geometry)) * _F32,
         ubatch_tokens * _delta_net(geometry) * _F32 + slots * states,
-        logits + slots * geometry.hidden * _F32,
+        logits + rows * geometry.hidden * _F32,
     )
     return (ubatch_tokens * mask_bytes + widest) * _GAPS_PERCENT // 100
 

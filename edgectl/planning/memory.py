@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
-from edgectl.planning.buffers import compute_buffer_bytes, graph_bytes
+from edgectl.planning.buffers import compute_buffer_bytes, graph_bytes, logit_rows
 
 if TYPE_CHECKING:
     from edgectl.planning.catalog import Geometry
@@ -133,7 +133,7 @@ def state_bytes_per_sequence(geometry: Geometry) -> int:
 
 
 def reserved_logits_bytes(geometry: Geometry, rows: int) -> int:
-    """Logits of ``rows`` tokens. The engine asks for one row a slot; others reserve one a token of a step."""
+    """Logits of ``rows`` tokens. The engine asks for few rows; others reserve one a token of a step."""
     return rows * geometry.vocab * _F32
 
 
@@ -144,7 +144,8 @@ def _compute_bytes(geometry: Geometry, cells: int, slots: int, ubatch_tokens: in
     return (
         compute_buffer_bytes(geometry, cells=noted, slots=slots, ubatch_tokens=ubatch_tokens)
         + graph_bytes(geometry, ubatch_tokens)
-        + reserved_logits_bytes(geometry, slots)  # the output buffer (llama-context.cpp, output_reserve)
+        # The output buffer (llama-context.cpp, output_reserve).
+        + reserved_logits_bytes(geometry, logit_rows(geometry, slots, ubatch_tokens))
         + slots * geometry.vocab * CANDIDATE_BYTES  # llama-sampler.cpp: each chain keeps its own
         + slots * noted * (CELL_BYTES + USED_CELL_BYTES)
         # A quantized cache is rotated first, by one matrix for keys and one for values (llama-kv-cache.cpp).

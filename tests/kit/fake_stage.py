@@ -12,6 +12,7 @@ from edged.worker.loop import DecodeLoop
 
 if TYPE_CHECKING:
     from edged.worker.kept import KeptPrefixes
+    from edged.worker.speculate import StepCost
 
 
 class Stage:
@@ -26,6 +27,7 @@ class Stage:
         cache_bytes: int = 0,
         systems: tuple[str, ...] = (),
         kept: KeptPrefixes | None = None,
+        cost: StepCost | None = None,
         **script: Any,
     ) -> None:
         options = EngineOptions(context=context, slots=slots, ubatch=ubatch, threads=1)
@@ -48,6 +50,7 @@ class Stage:
             cache_bytes=cache_bytes,
             systems=systems,
             kept=kept,
+            cost=cost,
             clock=lambda: self.now,
         )
         step = self.backend.step

@@ -34,6 +34,7 @@ class Model(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     embeddings: bool = False  # loaded to make vectors of texts (embed) and for nothing else
     mmap: bool = True
     repack: Literal["auto", "on", "off"] = "auto"  # extra buffer types; auto: the self-test decides
+    speculate: Literal["auto", "on", "off"] = "auto"  # drafts of what repeats; auto: measured at each load
     thinking: bool = False
     thinking_budget: int = 0  # tokens of one thought; 0: three quarters of what the answer may have
     system: str = ""  # the system message of a chat that brings none

@@ -26,6 +26,10 @@ EXPLANATIONS: dict[str, str] = {
     "model.embeddings": "Load the model to make vectors of texts (embed) and for nothing else.",
     "model.mmap": "Map the file instead of copying it, so that the kernel may drop and re-read its pages.",
     "model.repack": "Faster weight layout at the price of memory; auto lets the self-test decide.",
+    "model.speculate": (
+        "Draft text that repeats and check it in one step; auto measures whether that pays. A model with"
+        " recurrent layers drafts only when it is on, which keeps their state three times more for each slot."
+    ),
     "model.thinking": "Whether models that can think aloud do so when a request does not say.",
     "model.thinking_budget": (
         "Tokens after which a thought is brought to its end; 0 is three quarters of max_tokens."

@@ -270,6 +270,7 @@ class EngineSupervisor:
             slots=model.slots,
             ubatch=model.ubatch,
             threads=self.tuner.threads,
+            speculate=model.speculate,
             kv_type=model.kv_type,
             mmap=model.mmap,
             embeddings=model.embeddings,

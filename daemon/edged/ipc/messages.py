@@ -16,7 +16,8 @@ from edged.ipc.frames import FrameError, pack
 class EngineOptions(Struct, frozen=True, kw_only=True):
     """How a model is loaded; sizes in tokens. ``repack`` allows extra buffer types (AMX and the like).
 
-    ``threads`` compute a step of one token, ``batch_threads`` a larger one (0: as many).
+    ``threads`` compute a step of one token, ``batch_threads`` a larger one (0: as many). ``speculate`` drafts
+    the next tokens of an answer: where a measurement says that it pays, always, or never.
     """
 
     context: int
@@ -24,6 +25,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ubatch: int
     threads: int
     batch_threads: int = 0
+    speculate: Literal["auto", "on", "off"] = "off"
     kv_type: Literal["f16", "q8_0"] = "f16"
     mmap: bool = True
     repack: bool = True

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from edged.api.requests import Sampling
 from edged.host.procfs import anon_bytes
@@ -24,15 +24,19 @@ from edged.worker.embedding import vector_of
 from edged.worker.embedding_loop import EmbeddingLoop
 from edged.worker.kept import KeptPrefixes
 from edged.worker.loop import DecodeLoop
+from edged.worker.measure import measure_step_cost
+from edged.worker.speculate import NOTHING, best_gain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edged.ipc.messages import FromWorker
+    from edged.worker.speculate import StepCost
 
 log = logging.getLogger("edged.worker")
 
 HEARTBEAT_S = 1.0
+LEAST_GAIN = 1.2  # at the very best; most answers copy little, and looking costs something, too
 PR_SET_PDEATHSIG = 1
 
 
@@ -144,6 +148,7 @@ def serve(link: Link) -> None:
         backend = load_backend(order, pulse.progressed)
         loaded = time.monotonic()
         prove_one_token(backend)
+        cost = price_of_drafts(backend, order.options.speculate, pulse.progressed)
     # A library that is missing, or built for another computer, shows as any of the last three.
     except (LoadError, StepError, ImportError, OSError, RuntimeError) as error:
         link.send(LoadFailed(message=str(error)))
@@ -182,6 +187,7 @@ def serve(link: Link) -> None:
         systems=order.systems,
         thinking=order.thinking,
         kept=KeptPrefixes(order.keep) if order.keep else None,
+        cost=cost,
     )
     pulse.cache(lambda: loop.cache_bytes)
     loop.run()
@@ -198,6 +204,24 @@ def prove_one_token(backend: Backend) -> None:
     backend.sample(sampler, row)
     sampler.close()
     backend.forget(0)
+
+
+def price_of_drafts(
+    backend: Backend, wanted: Literal["auto", "on", "off"], progressed: Callable[[], None]
+) -> StepCost | None:
+    """What decides how many tokens of an answer are drafted; None: none, not even the best draft pays."""
+    if not backend.draft_tokens:
+        return None
+    if wanted == "on":
+        return NOTHING
+    cost = measure_step_cost(backend, progressed)
+    gain = best_gain(cost, backend.draft_tokens)
+    times = cost.seconds(1 + backend.draft_tokens) / cost.seconds(1)
+    log.info(
+        "drafts %s: a step of %d tokens takes %.1f times one of one, copied text could be %.1f times as fast",
+        "on" if gain >= LEAST_GAIN else "off", 1 + backend.draft_tokens, times, gain,
+    )  # fmt: skip
+    return cost if gain >= LEAST_GAIN else None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
-from edged.worker.backends.base import Run, StateError
+from edged.worker.backends.base import Run, StateError, StepError
 from edged.worker.batch import Work, plan_step
 from edged.worker.choices import ChoiceError, at_a_word, choice_tree
 from edged.worker.constrain import Forms
@@ -22,6 +22,7 @@ from edged.worker.refused import Refused
 from edged.worker.scoring import Scoring, best
 from edged.worker.sharing import Sharing
 from edged.worker.slots import Slots
+from edged.worker.speculate import Drafter
 from edged.worker.waiting import Waiting, WaitingRoom
 from edged.worker.warming import Warming
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from edged.worker.choices import ChoiceTree
     from edged.worker.kept import KeptPrefixes
     from edged.worker.slot import Slot
+    from edged.worker.speculate import StepCost
 
 
 class DecodeLoop:
@@ -41,6 +43,7 @@ class DecodeLoop:
 
     ``cache_bytes`` may be spent on what prompts have in common. ``systems`` are messages that requests will
     begin with, with ``thinking`` or without; ``kept`` has what was evaluated before the worker started.
+    Answers are drafted where that pays by ``cost``, and not at all without it.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class DecodeLoop:
         systems: Sequence[str] = (),
         thinking: bool = False,
         kept: KeptPrefixes | None = None,
+        cost: StepCost | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
@@ -74,6 +78,7 @@ class DecodeLoop:
         opening = partial(self._prompts.opening, thinking=thinking)
         self._warming = Warming(backend, self._sharing, systems, opening, chunk=budget)
         self._measures: deque[Measure] = deque()
+        self._cost = cost
 
     @property
     def idle(self) -> bool:
@@ -217,17 +222,41 @@ class DecodeLoop:
             for n, slot in enumerate(slots)
         ]
         shares = plan_step(work, self._budget)
+        drafts = self._drafts([slots[share.slot] for share in shares])
         runs = []
         for share in shares:
             slot = slots[share.slot]
             start = slot.position
-            runs.append(Run(slot.index, slot.take(share.tokens), start, share.last))
+            draft = drafts.get(slot.key, [])
+            tokens = slot.take(share.tokens) + draft
+            runs.append(Run(slot.index, tokens, start, share.last, every=bool(draft)))
         rows = iter(self._backend.step(runs))
         for share in shares:
             slot = slots[share.slot]
             self._sharing.stepped(slot)
-            if share.last:
-                self._advance(slot, next(rows))
+            if not share.last:
+                continue
+            if slot.tree is not None:
+                self._begin_scoring(slot, slot.tree, next(rows))
+            else:
+                draft = drafts.get(slot.key, [])
+                self._advance(slot, [next(rows) for _ in range(1 + len(draft))], draft)
+
+    def _drafts(self, slots: Sequence[Slot]) -> dict[int, list[int]]:
+        """By key what may come next in answers, when there is nothing else in the step."""
+        if self._cost is None or not all(slot.decoding for slot in slots):
+            return {}
+        left = min(self._backend.draft_tokens, self._budget - len(slots))
+        drafts = {}
+        for slot in slots:
+            if slot.drafter is None:
+                slot.drafter = Drafter(self._cost)
+            room = self._backend.context - len(slot.tokens)
+            draft = slot.drafter.draft(slot.tokens, min(left, room), others=len(slots) - 1)
+            if draft:
+                drafts[slot.key] = draft
+                left -= len(draft)
+        return drafts
 
     def _begin_scoring(self, slot: Slot, tree: ChoiceTree, row: int) -> None:
         """The prompt is read, its logits are at ``row``: from here on the slot's steps are its own."""
@@ -264,26 +293,46 @@ class DecodeLoop:
         self._send(Token(key=slot.key, text=best(scores)))
         self._send(Done(key=slot.key, finish="stop", usage=usage, decode_ms=0.0, scores=scores))
 
-    def _advance(self, slot: Slot, row: int) -> None:
-        """Draw the next token of a slot whose logits are at ``row``, and say what it means."""
-        if slot.tree is not None:
-            self._begin_scoring(slot, slot.tree, row)
-            return
-        try:
-            token = self._backend.sample(slot.sampler, row, slot.output.allows)
-        except Refused as error:
-            self._end(slot.key, "internal", f"the answer could not be given the form it must have: {error}")
-            return
+    def _advance(self, slot: Slot, rows: Sequence[int], draft: Sequence[int] = ()) -> None:
+        """Draw the next token of a slot from the logits at the first of ``rows``, and say what it means.
+
+        The others are behind each token of ``draft``; they are right as long as all is drawn as drafted.
+        """
+        refused: Refused | None = None
+        accepted = 0
+        for row, guess in zip(rows, [*draft, None], strict=True):
+            try:
+                token = self._backend.sample(slot.sampler, row, slot.output.allows)
+            except Refused as error:
+                refused = error
+                break
+            self._say(slot, token, row)
+            if token != guess or slot.output.ended is not None or slot.pending > 1:
+                break
+            slot.position += 1
+            accepted += 1
+        if draft:
+            self._settle(slot, len(draft), accepted)
+        if refused is not None:
+            self._end(slot.key, "internal", f"the answer could not be given the form it must have: {refused}")
+        elif slot.output.ended is not None:
+            self._finish(slot, slot.output.ended)
+
+    def _say(self, slot: Slot, token: int, row: int) -> None:
         slot.tokens.append(token)
         if slot.generated == 1:
             slot.first_token_at = self._clock()
-        output = slot.output
-        self._tell(output.push(token, row))
-        if output.ended is not None:
-            self._finish(slot, output.ended)
-        elif closing := output.closing():
+        self._tell(slot.output.push(token, row))
+        if slot.output.ended is None and (closing := slot.output.closing()):
             slot.tokens += closing
-            self._tell(output.feed(closing))
+            self._tell(slot.output.feed(closing))
+
+    def _settle(self, slot: Slot, drafted: int, accepted: int) -> None:
+        """Take back what was not drawn as drafted."""
+        if slot.drafter is not None:
+            slot.drafter.settle(drafted, accepted)
+        if accepted < drafted and not self._backend.truncate(slot.index, slot.position):
+            raise StepError(f"{drafted - accepted} tokens on trial cannot be taken back")
 
     def _tell(self, messages: Iterable[Token]) -> None:
         for message in messages:

@@ -8,14 +8,43 @@ from typing import TYPE_CHECKING
 
 from edged.ipc.messages import Measured
 from edged.worker.backends.base import Run
+from edged.worker.speculate import step_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edged.ipc.messages import Measure
     from edged.worker.backends.base import Backend
+    from edged.worker.speculate import StepCost
 
 SHORTEST_S = 1e-9  # the fake engine needs no time at all
+COST_ROUNDS = 8
+COST_S = 1.0  # of loading; a model that is slower gets one round, of a few seconds at most
+
+
+def measure_step_cost(backend: Backend, progressed: Callable[[], None]) -> StepCost:
+    """What a step of one token takes, and one with as many on trial as there may be, in sequence 0.
+
+    Rounds are repeated for a moment, and the quickest of each count: neighbours only ever make them slower.
+    """
+    token = (backend.tokenize("a") or [0])[-1]
+    many = 1 + backend.draft_tokens
+    one_s: list[float] = []
+    many_s: list[float] = []
+    position, begun = 0, time.monotonic()
+    while not many_s or (
+        len(many_s) < COST_ROUNDS
+        and time.monotonic() - begun < COST_S
+        and position + 1 + many <= backend.context
+    ):
+        for count, seconds in ((1, one_s), (many, many_s)):
+            before = time.monotonic()
+            backend.step([Run(0, [token] * count, position, output=True, every=True)])
+            progressed()
+            seconds.append(time.monotonic() - before)
+            position += count
+    backend.forget(0)
+    return step_cost(min(one_s), min(many_s), many)
 
 
 def run_measure(backend: Backend, order: Measure, *, ubatch: int, progressed: Callable[[], None]) -> Measured:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from edged.worker.output import Output
     from edged.worker.prefixes import Prefix
     from edged.worker.scoring import Scoring
+    from edged.worker.speculate import Drafter
     from edged.worker.waiting import Waiting
 
 
@@ -36,6 +37,7 @@ class Slot:
         self.tree = request.tree
         self.scoring: Scoring | None = None  # from the end of the prompt on, when there is a tree
         self.borrowed: list[int] = []  # sequences it works in besides its own
+        self.drafter: Drafter | None = None  # of its answer, where drafts pay
 
     @property
     def pending(self) -> int:

@@ -86,6 +86,7 @@ class Backend(Protocol):
     context: int  # tokens one sequence may hold
     rows: int  # of logits that one step may give
     memory: MemoryParts  # what was allocated at load
+    draft_tokens: int  # that a step may hold on trial, among all its runs, and ``truncate`` takes back
     pooling: Pooling | None  # set when the model is loaded for embeddings; then it does nothing else
     can_truncate: bool  # a sequence can be cut back to any length: every layer keeps every token
 

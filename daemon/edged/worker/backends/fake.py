@@ -66,6 +66,7 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     leak_mib: int = 0  # anonymous memory touched and kept at each finished request
     state_mib: int = 0  # a saved sequence takes this much beside its tokens
     recurrent: bool = False  # a sequence cannot be cut back
+    draft_tokens: int = 0
     template: Literal["plain", "chat", "thinking"] = "plain"  # thinking: history drops how an answer began
 
 
@@ -78,7 +79,8 @@ class FakeBackend:
 
     def __init__(self, script: Script, options: EngineOptions) -> None:
         self.context = options.context
-        self.rows = options.slots
+        self.draft_tokens = script.draft_tokens
+        self.rows = options.slots + self.draft_tokens
         self.memory = MemoryParts(base_bytes=anon_bytes(os.getpid()))
         self.pooling = (
             Pooling("last", piecewise=True, texts=options.slots, tokens=options.context)

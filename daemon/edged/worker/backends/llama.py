@@ -17,6 +17,7 @@ from edged.api.status import MemoryParts
 from edged.host.procfs import anon_bytes
 from edged.worker.accounting import EngineBuffers
 from edged.worker.backends.base import LoadError, Run, StateError, StepError, new_state
+from edged.worker.backends.llama_drafts import draft_tokens, is_recurrent
 from edged.worker.backends.llama_embedding import pooling_of, prepare, vector
 from edged.worker.backends.llama_sampler import LlamaSampler, Logits, log_softmax, logits_at, top
 from edged.worker.reasoning import CLOSE, OPEN
@@ -48,7 +49,9 @@ class LlamaBackend:
 
     engine = f"llama.cpp (llama-cpp-python {lib.__version__})"
 
-    def __init__(self, model: int, context: int, options: EngineOptions, pooling: Pooling | None) -> None:
+    def __init__(
+        self, model: int, context: int, options: EngineOptions, pooling: Pooling | None, drafts: int
+    ) -> None:
         self._model = model
         self._context = context
         self._vocab = api.llama_model_get_vocab(model)
@@ -57,10 +60,11 @@ class LlamaBackend:
         self._n_vocab = api.llama_vocab_n_tokens(self._vocab)
         self._markers = frozenset(self._single_tokens(MARKERS))
         self._window = api.llama_model_n_swa(model)
-        recurrent = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
-        self.can_truncate = not recurrent and self._window == 0
+        self.can_truncate = not is_recurrent(model) and self._window == 0
         self.context = min(options.context, api.llama_n_ctx_seq(context))
+        self.draft_tokens = drafts
         self.rows = options.slots if pooling is None or pooling.piecewise else options.ubatch
+        self.rows += drafts
         self.pooling = pooling
         self.memory = MemoryParts()
         self.model_name = self._meta("general.name") or "model"
@@ -333,7 +337,8 @@ def _load(
         api.llama_model_free(model)
         raise
     model_bytes = anon_bytes(os.getpid())
-    context = api.llama_init_from_model(model, _context_params(options, pooling))
+    drafts = 0 if pooling is not None else draft_tokens(model, options)
+    context = api.llama_init_from_model(model, _context_params(options, pooling, drafts))
     if not context:
         api.llama_model_free(model)
         raise LoadError(
@@ -341,7 +346,7 @@ def _load(
             "lower model.context or model.slots"
         )
     context_bytes = anon_bytes(os.getpid()) - model_bytes
-    backend = LlamaBackend(model, context, options, pooling)
+    backend = LlamaBackend(model, context, options, pooling, drafts)
     engine = heard.buffers.parts(base_bytes=0)
     base_bytes = anon_bytes(os.getpid()) - context_bytes - engine.weights_bytes
     if pooling is None:  # some of the buffers may stay untouched, and some memory for threads is in none
@@ -351,14 +356,16 @@ def _load(
     return backend
 
 
-def _context_params(options: EngineOptions, pooling: Pooling | None) -> object:
+def _context_params(options: EngineOptions, pooling: Pooling | None, drafts: int) -> object:
     params = api.llama_context_default_params()
     params.n_ctx = options.context * options.slots
     params.n_batch = options.ubatch
     params.n_ubatch = options.ubatch
     params.n_seq_max = options.slots
-    # Rows of logits that can be asked for at once: one a slot. Without it n_ubatch × vocabulary is reserved.
-    params.n_outputs_max = options.slots
+    # Rows of logits that can be asked for at once: one a slot, and one for each token on trial. Without it
+    # n_ubatch × vocabulary is reserved.
+    params.n_outputs_max = options.slots + drafts
+    params.n_rs_seq = drafts  # states of recurrent layers to go back to; others take no notice
     params.n_threads = options.threads
     params.n_threads_batch = options.batch_threads or options.threads
     params.type_k = params.type_v = KV_TYPES[options.kv_type]

@@ -152,9 +152,9 @@ def test_calls_that_a_grammar_writes_are_read_as_calls(form, seed):
     text = draw(grammar, random.Random(seed))
     if text is None:
         return
-    said, calls = ToolCalls(TOOLS, str).push(text)
-    assert said == ""
+    calls = [call for call in ToolCalls(TOOLS, str).push(text) if call]
     assert calls
+    assert not any(isinstance(call, str) for call in calls)
     for call in calls:
         arguments = json.loads(call.arguments)
         if call.name == "get_weather":

@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edged.api.requests import Sampling, Tool
@@ -81,6 +81,8 @@ def test_a_whole_text_never_shows_a_replacement_character_it_has_not(text, cuts)
 
 
 @given(TEXT, CUTS, st.booleans(), st.sampled_from([(), ("STOP",)]))
+@example(text="STOP" + CALL, cuts=[4], tools=True, stop=("STOP",))
+@example(text=CALL + "STOP" + CALL, cuts=[1], tools=True, stop=("STOP",))
 def test_where_tokens_cut_the_bytes_changes_nothing_that_is_said(text, cuts, tools, stop):
     data = text.encode()
     cut, whole = (Said(data, where, tools=tools, stop=stop) for where in (cuts, []))

@@ -35,11 +35,16 @@ def read(text: str, cuts: list[int] = []) -> tuple[str, list[tuple[str, object]]
     numbers = itertools.count()
     reader = ToolCalls(TOOLS, lambda: f"call_{next(numbers)}")
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [reader.push(text[start:end]) for start, end in itertools.pairwise(edges)]
-    pieces.append(reader.finish())
-    calls = [call for _, found in pieces for call in found]
+    pieces = [item for start, end in itertools.pairwise(edges) for item in reader.push(text[start:end])]
+    said, calls = apart([*pieces, *reader.finish()])
     assert [call.id for call in calls] == [f"call_{number}" for number in range(len(calls))]
-    return "".join(piece[0] for piece in pieces), [(call.name, json.loads(call.arguments)) for call in calls]
+    return said, [(call.name, json.loads(call.arguments)) for call in calls]
+
+
+def apart(items) -> tuple[str, list]:
+    """Text joined, and calls."""
+    said = "".join(item for item in items if isinstance(item, str))
+    return said, [item for item in items if not isinstance(item, str)]
 
 
 def hermes(name: str, arguments: object) -> str:
@@ -155,17 +160,16 @@ def test_what_is_no_call_is_text_and_nothing_of_it_is_lost(text):
 
 def test_text_that_only_looks_like_a_call_is_not_held_back_for_long():
     reader = ToolCalls(TOOLS, str)
-    assert reader.push("<tool_call> is a") == ("<tool_call> is a", [])
-    assert (
-        reader.push('<tool_call>{"name": "rm"}</tool_call> b')[0] == '<tool_call>{"name": "rm"}</tool_call> b'
-    )
+    assert apart(reader.push("<tool_call> is a")) == ("<tool_call> is a", [])
+    text = '<tool_call>{"name": "rm"}</tool_call> b'
+    assert apart(reader.push(text)) == (text, [])
 
 
 def test_a_call_comes_as_soon_as_it_is_complete():
     reader = ToolCalls(TOOLS, str)
     text = hermes(*TURIN)
-    assert reader.push("Yes. " + text[:-1]) == ("Yes.", [])
-    said, calls = reader.push(text[-1:] + "\n<tool_call>")
+    assert apart(reader.push("Yes. " + text[:-1])) == ("Yes.", [])
+    said, calls = apart(reader.push(text[-1:] + "\n<tool_call>"))
     assert said == ""
     assert [call.name for call in calls] == ["get_weather"]
 

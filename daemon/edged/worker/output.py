@@ -126,11 +126,9 @@ class Output:
 
     def _messages(self, text: str, *, first: bool = False, last: bool = False) -> list[Token]:
         reasoning, answer = self._split(text, last=last)
-        said, calls = self._find_calls(answer, last=last)
-        shown = self._stop.push(said)
+        shown, calls = self._find_calls(answer, last=last)
         if last and not self._stop.stopped:
             shown += self._stop.finish()
-        self._called = self._called or bool(calls)
         logprobs = self._settle(shown, calls, last=last)
         messages = []
         if reasoning:
@@ -159,15 +157,20 @@ class Output:
         return reasoning, answer
 
     def _find_calls(self, text: str, *, last: bool) -> tuple[str, list[ToolCall]]:
+        """Text that can be shown, and calls; nothing behind a stop string or the one call that is wanted."""
         if self._calls is None:
-            return text, []
-        said, calls = self._calls.push(text)
-        if self._one_call:
-            calls = calls[: 0 if self._called else 1]
-        if last and not (self._called and self._one_call):
-            more, late = self._calls.finish()
-            said, calls = said + more, calls + late
-        return said, calls
+            return self._stop.push(text), []
+        shown = ""
+        calls: list[ToolCall] = []
+        for item in [*self._calls.push(text), *(self._calls.finish() if last else ())]:
+            if self._stop.stopped or (self._called and self._one_call):
+                break
+            if isinstance(item, str):
+                shown += self._stop.push(item)
+            else:
+                calls.append(item)
+                self._called = True
+        return shown, calls
 
     def _settle(self, shown: str, calls: list[ToolCall], *, last: bool) -> tuple[TokenLogprob, ...]:
         if self._logprobs is None:

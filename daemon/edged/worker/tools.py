@@ -78,27 +78,27 @@ class ToolCalls:
         self._called = False
         self.held = ""  # blanks and the beginning of a call, or what may become that
 
-    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+    def push(self, text: str) -> list[str | ToolCall]:
+        """Text and calls in their order."""
         self.held += text
-        said: list[str] = []
-        calls: list[ToolCall] = []
+        said: list[str | ToolCall] = []
         while True:
             if not self._searched and not self._open(said):
                 break
-            if not self._close(said, calls):
+            if not self._close(said):
                 break
-        return "".join(said), calls
+        return said
 
-    def finish(self) -> tuple[str, list[ToolCall]]:
+    def finish(self) -> list[str | ToolCall]:
         """What was held back at the end of the answer; some models leave the last closing tag out."""
         rest, self.held = self.held, ""
         calls = self._read(rest) if self._searched else None
         self._searched = 0
         if calls:
-            return "", calls
-        return "" if self._called and not rest.strip() else rest, []
+            return list(calls)
+        return [] if self._called and not rest.strip() else [rest]
 
-    def _open(self, said: list[str]) -> bool:
+    def _open(self, said: list[str | ToolCall]) -> bool:
         """Give out the text before the next call; whether one begins."""
         index = self.held.find(CALL)
         end = index if index >= 0 else len(self.held) - overlap(self.held, CALL)
@@ -109,7 +109,7 @@ class ToolCalls:
             self._searched = index - len(text) + len(CALL)
         return index >= 0
 
-    def _close(self, said: list[str], calls: list[ToolCall]) -> bool:
+    def _close(self, said: list[str | ToolCall]) -> bool:
         """Read the call that is held; whether it is over, as a call or as mere text."""
         start = self.held.index(CALL) + len(CALL)
         body = self.held[start:].lstrip()
@@ -119,7 +119,7 @@ class ToolCalls:
             self._searched = index + len(END_CALL)
             found = self._read(self.held[: self._searched])
             if found:
-                calls += found
+                said += found
                 self.held = self.held[self._searched :]
                 self._searched = 0
                 self._called = True
@@ -129,7 +129,7 @@ class ToolCalls:
         self._searched = max(self._searched, len(self.held) - len(END_CALL) + 1)
         return False
 
-    def _give_up(self, said: list[str], end: int) -> bool:
+    def _give_up(self, said: list[str | ToolCall], end: int) -> bool:
         said.append(self.held[:end])
         self.held = self.held[end:]
         self._searched = 0

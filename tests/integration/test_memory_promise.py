@@ -10,7 +10,7 @@ from edgectl.models.gguf import read_header
 from edgectl.models.replica import write_replica
 from edgectl.models.replica_plan import plan_replica
 from edgectl.planning.catalog import find_file, load_catalog
-from edgectl.planning.dryrun import EngineSettings, Workload, dry_run
+from edgectl.planning.dryrun import EngineSettings, Stopped, Workload, dry_run
 from edgectl.planning.header_memory import estimate_header_memory
 from edgectl.planning.memory import estimate_memory, mapped_bytes, worker_budget_bytes
 from edgectl.probe import cpuinfo
@@ -64,11 +64,16 @@ def test_a_replica_of_fewer_layers_takes_what_was_foretold(tmp_path, repack):
     predicted = estimate_header_memory(
         read_header(path), context_tokens=1024, slots=2, ubatch_tokens=64, repack_on=flags
     )
-    run = dry_run(
-        path,
-        EngineSettings(**shape, threads=1, repack=repack),
-        (Workload(depth=64, prefill_tokens=64), Workload(batch=2, decode_steps=1)),
-    )
+    try:
+        run = dry_run(
+            path,
+            EngineSettings(**shape, threads=1, repack=repack),
+            (Workload(depth=64, prefill_tokens=64), Workload(batch=2, decode_steps=1)),
+        )
+    except Stopped as error:
+        if repack and error.reason == "lost" and "amx_int8" in flags:
+            pytest.skip(f"this processor promises AMX and does not deliver: {error.message}")
+        raise
     assert run.peak.total_bytes <= predicted.worker_bytes <= HIGHEST * run.peak.total_bytes
 
 

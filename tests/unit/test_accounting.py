@@ -20,24 +20,27 @@ sched_reserve:        CPU compute buffer size =     8.50 MiB
 """
 
 
-def account(log, base_bytes=0):
+def account(log, **known):
     buffers = EngineBuffers()
     for line in log.splitlines():
         buffers.heard(line)
-    return buffers.parts(base_bytes)
+    return buffers.parts(**known)
 
 
 def test_every_buffer_that_is_told_is_on_the_account():
-    parts = account(LOG, 50 * MIB)
+    parts = account(LOG)
     assert parts == MemoryParts(
         mapped_bytes=round(497.39 * MIB),
         weights_bytes=102 * MIB,
         kv_bytes=15 * MIB,
         state_bytes=round(38.5 * MIB),
         compute_bytes=10 * MIB,
-        base_bytes=50 * MIB,
     )
-    assert parts.anon_bytes == round((102 + 15 + 38.5 + 10 + 50) * MIB)
+    assert parts.anon_bytes == round((102 + 15 + 38.5 + 10) * MIB)
+
+
+def test_logits_are_counted_for_all_rows_that_a_step_may_give():
+    assert account(LOG, logits_bytes=2 * MIB).compute_bytes == round(10.5 * MIB)
 
 
 def test_an_engine_that_tells_nothing_has_an_empty_account():

@@ -34,13 +34,15 @@ class EngineBuffers:
         else:
             self._summed[what] += size
 
-    def parts(self, base_bytes: int) -> MemoryParts:
-        """The account of a process that has ``base_bytes`` of anonymous memory besides these buffers."""
+    def parts(self, *, logits_bytes: int = 0) -> MemoryParts:
+        """The account so far, without what the process has besides these buffers.
+
+        The engine tells the output buffer of one row a sequence; ``logits_bytes`` is what it grows to.
+        """
         return MemoryParts(
             mapped_bytes=self._mapped,
             weights_bytes=self._summed["model"],
             kv_bytes=self._summed["KV"],
             state_bytes=self._summed["RS"],
-            compute_bytes=self._summed["output"] + sum(self._compute.values()),
-            base_bytes=base_bytes,
+            compute_bytes=max(self._summed["output"], logits_bytes) + sum(self._compute.values()),
         )

@@ -161,6 +161,11 @@ class LlamaBackend:
     def top(self, row: int, count: int) -> list[int]:
         return top(self._logits(row), count)
 
+    @property
+    def logits_bytes(self) -> int:
+        """Of all rows that a step may give."""
+        return 0 if self.pooling is not None else self.rows * self._n_vocab * ctypes.sizeof(ctypes.c_float)
+
     def use_threads(self, count: int) -> None:
         api.llama_set_n_threads(self._context, count, count)
 
@@ -347,11 +352,12 @@ def _load(
         )
     context_bytes = anon_bytes(os.getpid()) - model_bytes
     backend = LlamaBackend(model, context, options, pooling, drafts)
-    engine = heard.buffers.parts(base_bytes=0)
+    engine = heard.buffers.parts()
     base_bytes = anon_bytes(os.getpid()) - context_bytes - engine.weights_bytes
     if pooling is None:  # some of the buffers may stay untouched, and some memory for threads is in none
         backend.warm_up(options.ubatch, on_progress)
         base_bytes = max(base_bytes, anon_bytes(os.getpid()) - engine.anon_bytes)
+    engine = heard.buffers.parts(logits_bytes=backend.logits_bytes)
     backend.memory = structs.replace(engine, base_bytes=max(0, base_bytes))
     return backend
 

@@ -11,6 +11,7 @@ import pytest
 from edged.api.config import Mqtt
 from edged.api.errors import Busy, Draining
 from edged.transports.mqtt import MqttTransport
+from edged.transports.mqtt.codec import max_payload_bytes
 from edged.transports.mqtt.desk import SPARE_EXCHANGES
 from edged.transports.mqtt.exchange import MAX_PLACES
 from tests.integration.broker import MOSQUITTO, Broker
@@ -244,7 +245,8 @@ def test_ten_megabytes_are_refused_with_an_answer_and_the_next_request_is_answer
 def test_too_large_is_said_before_anything_is_parsed(broker):
     async def scenario():
         async with answering(broker) as (service, _, peer):
-            peer.send(f"{ROOT}/request/me/chat", b'{"id":"1","prompt":"' + b"x" * 100_000 + b'"}')
+            prompt = b"x" * max_payload_bytes(service.limits)
+            peer.send(f"{ROOT}/request/me/chat", b'{"id":"1","prompt":"' + prompt + b'"}')
             (refused,) = await peer.wait(f"{ROOT}/response/me/chat")
             assert refused["error"]["code"] == "too_large"
             assert service.seen == []

@@ -36,7 +36,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
 
 
 class Keep(Struct, frozen=True, kw_only=True):
-    """Keep up to ``most`` evaluated system messages in ``folder``; ``key`` names engine, model and options."""
+    """Keep up to ``most`` evaluated system messages in ``folder``; ``key``: engine, model and options."""
 
     folder: str
     key: str

@@ -31,7 +31,8 @@ async def announced_and_found(*boxes):
             await one.start(8642)
             await until(lambda one=one: one.announced, "announced")
         assert all(one.condition() is None for one in running)
-        return await asyncio.to_thread(find_boxes, 1.0, LOOPBACK)
+        # Longer than a second: what was announced just now is not repeated before (RFC 6762, 6).
+        return await asyncio.to_thread(find_boxes, 3.0, LOOPBACK)
     finally:
         for one in running:
             await one.stop()

@@ -72,7 +72,7 @@ def test_a_replica_of_fewer_layers_takes_what_was_foretold(tmp_path, repack):
         )
     except Stopped as error:
         if repack and error.reason == "lost" and "amx_int8" in flags:
-            pytest.skip(f"this processor promises AMX and does not deliver: {error.message}")
+            pytest.skip(f"this host promises AMX and does not deliver: {error.message}")
         raise
     assert run.peak.total_bytes <= predicted.worker_bytes <= HIGHEST * run.peak.total_bytes
 

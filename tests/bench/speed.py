@@ -94,19 +94,16 @@ def targets(folder: Path, files: list[Path], only: str) -> list[Target]:
 
 
 def workloads(target: Target, calibration: Calibration, fill_s: float) -> tuple[Workload, ...]:
-    """Near depth 0 first; then the depth that one and that four sequences can be filled to in the time."""
-    depths = []
-    for batch in (1, 4):
-        depth = min(DEEP, target.context - 64)
-        while depth > UBATCH and batch * calibration.prompt_s(target.work, depth) > fill_s:
-            depth -= UBATCH
-        depths.append(depth)
+    """Near depth 0 first; then the depth that a sequence can be filled to in the time."""
+    depth = min(DEEP, target.context - 64)
+    while depth > UBATCH and calibration.prompt_s(target.work, depth) > fill_s:
+        depth -= UBATCH
     return (
         *[Workload(decode_steps=6)] * 3,
         *[Workload(batch=4, decode_steps=4)] * 3,
         *[Workload(depth=UBATCH, prefill_tokens=UBATCH)] * 3,
-        Workload(depth=depths[0], prefill_tokens=UBATCH, decode_steps=8),
-        *[Workload(batch=4, depth=depths[1], decode_steps=6)] * (depths[1] > UBATCH),
+        Workload(depth=depth, prefill_tokens=UBATCH, decode_steps=8),
+        Workload(batch=4, depth=depth, decode_steps=6),
     )
 
 

@@ -19,7 +19,7 @@ from edged.host.procfs import anon_bytes
 from edged.ipc.frames import FrameError, FrameReader
 from edged.ipc.messages import Heartbeat, Load, LoadFailed, Ready, ToLoop, decode_to_worker, encode
 from edged.worker.backends import load_backend
-from edged.worker.backends.base import Backend, LoadError, Run, StepError
+from edged.worker.backends.base import Backend, LoadError, Run, StateError, StepError
 from edged.worker.embedding import vector_of
 from edged.worker.embedding_loop import EmbeddingLoop
 from edged.worker.kept import KeptPrefixes
@@ -124,7 +124,7 @@ def main() -> None:
     link.start()
     try:
         serve(link)
-    except StepError as error:
+    except (StepError, StateError) as error:
         log.error("%s", error)  # noqa: TRY400 - a state that cannot be trusted, not a defect
         sys.exit(1)
     except ConnectionError:  # the supervisor hung up while we spoke

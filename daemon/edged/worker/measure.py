@@ -50,9 +50,10 @@ def measure_step_cost(backend: Backend, progressed: Callable[[], None]) -> StepC
 def run_measure(backend: Backend, order: Measure, *, ubatch: int, progressed: Callable[[], None]) -> Measured:
     """Fill ``order.batch`` sequences to ``order.depth`` tokens, then decode ``order.decode_steps`` steps.
 
-    Prefill is timed over the last ``order.prefill_tokens`` of each sequence's depth, in steps of
-    ``ubatch`` tokens; decode by the median step. ``order.threads`` stay in use.
-    Raises StepError when the sequences do not fit.
+    The first is evaluated and the others are copies of it. Prefill is timed over the last
+    ``order.prefill_tokens`` of the depth, in steps of ``ubatch`` tokens; decode by the median step.
+    ``order.threads`` stay in use. Raises StepError when the sequences do not fit, StateError when there is
+    no memory for a copy.
     """
     if order.threads:
         backend.use_threads(order.threads)
@@ -60,15 +61,20 @@ def run_measure(backend: Backend, order: Measure, *, ubatch: int, progressed: Ca
     sequences = range(order.batch)
     timed_s = 0.0
     timed_tokens = 0
-    for seq in sequences:
-        for start in range(0, order.depth, ubatch):
-            count = min(ubatch, order.depth - start)
-            before = time.monotonic()
-            backend.step([Run(seq, [token] * count, start, output=False)])
+    for start in range(0, order.depth, ubatch):
+        count = min(ubatch, order.depth - start)
+        before = time.monotonic()
+        backend.step([Run(0, [token] * count, start, output=False)])
+        progressed()
+        if start + count > order.depth - order.prefill_tokens:
+            timed_s += time.monotonic() - before
+            timed_tokens += count
+    if order.depth and order.batch > 1:
+        state = backend.save(0)
+        for seq in sequences[1:]:
+            backend.restore(seq, state, order.depth)
             progressed()
-            if start + count > order.depth - order.prefill_tokens:
-                timed_s += time.monotonic() - before
-                timed_tokens += count
+        state.close()
     steps_s = []
     for offset in range(order.decode_steps):
         before = time.monotonic()

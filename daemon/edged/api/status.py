@@ -26,6 +26,7 @@ class EngineState(StrEnum):
     KILLING = "killing"
     BACKOFF = "backoff"
     BROKEN = "broken"
+    UNLOADED = "unloaded"  # on request; the next one loads the model again
 
 
 class Condition(Struct, frozen=True, kw_only=True):

@@ -18,9 +18,10 @@ ALLOWED: Mapping[S, frozenset[S]] = {
     S.LOADING: frozenset({S.READY, S.KILLING}),
     S.READY: frozenset({S.RECYCLING, S.KILLING}),
     S.RECYCLING: frozenset({S.KILLING}),
-    S.KILLING: frozenset({S.SPAWNING, S.BACKOFF, S.BROKEN, S.ABSENT}),
-    S.BACKOFF: frozenset({S.SPAWNING, S.ABSENT}),
-    S.BROKEN: frozenset({S.SPAWNING, S.ABSENT}),
+    S.KILLING: frozenset({S.SPAWNING, S.BACKOFF, S.BROKEN, S.UNLOADED, S.ABSENT}),
+    S.BACKOFF: frozenset({S.SPAWNING, S.UNLOADED, S.ABSENT}),
+    S.BROKEN: frozenset({S.SPAWNING, S.UNLOADED, S.ABSENT}),
+    S.UNLOADED: frozenset({S.SPAWNING, S.ABSENT}),
 }
 
 

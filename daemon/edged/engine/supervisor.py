@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import structs
 
-from edged.api.errors import ModelUnusable
+from edged.api.errors import Busy, EngineLost, ModelUnusable
 from edged.api.status import EngineState
 from edged.engine.backoff import Backoff
 from edged.engine.cache import with_cache
+from edged.engine.change import Change
 from edged.engine.modelfile import check_model
 from edged.engine.process import Worker, WorkerLost
 from edged.engine.selftest import engine_version
@@ -27,6 +28,7 @@ from edged.ipc.messages import (
     EngineOptions,
     Heartbeat,
     Load,
+    Measured,
     Pause,
     Ready,
     Rejected,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
     from edged.api.config import Config
     from edged.api.status import MemoryParts
-    from edged.ipc.messages import FromWorker, ToWorker
+    from edged.ipc.messages import FromWorker, Measure, ToWorker
 
 log = logging.getLogger("edged.engine")
 
@@ -70,8 +72,9 @@ class EngineSupervisor:
         place: Callable[[int], None],
         on_change: Callable[[], None],
     ) -> None:
-        self._config = config
+        self.config = config  # the one in force; its model may be changed
         self._digest_path = state_dir / "model.json"
+        self._selftest_path = state_dir / "selftest.json"
         self._prefix_folder = state_dir / "prefixes"
         self._place = place
         self._on_change = on_change
@@ -85,7 +88,13 @@ class EngineSupervisor:
         self._idle = asyncio.Event()  # set while no request is in flight
         self._idle.set()
         self._alone = 0  # the request that has had the engine to itself, if there is one
-        self.tuner = Tuner(config, state_dir / "selftest.json", place=place)
+        self._change: Change | None = None  # waits for the worker to give way
+        self._trial: Change | None = None  # was given way to, and is not ready yet
+        self._unloaded = False  # no worker until somebody asks for one
+        self._reload = False
+        self._wish = asyncio.Event()  # one of the above has changed
+        self._measuring: asyncio.Future[Measured] | None = None
+        self.tuner = Tuner(config, self._selftest_path, place=place)
         self.tuning = ""  # why requests wait for an engine that is tuned anew
         self._paused: set[int] = set()  # their slots are lent to others
         self._cache_allowed = True
@@ -116,7 +125,7 @@ class EngineSupervisor:
         """Requests that ``start`` may take now."""
         if self.state is not EngineState.READY:
             return 0
-        return max(0, self._config.model.slots - len(self._sinks) + len(self._paused))
+        return max(0, self.config.model.slots - len(self._sinks) + len(self._paused))
 
     @property
     def running(self) -> int:
@@ -166,7 +175,7 @@ class EngineSupervisor:
 
     @property
     def _cache_bytes(self) -> int:
-        return self._config.memory.cache_mib << 20 if self._cache_allowed else 0
+        return self.config.memory.cache_mib << 20 if self._cache_allowed else 0
 
     def recycle(self, why: str) -> None:
         """Replace the worker: no new requests, a grace for the running ones, then a fresh process."""
@@ -174,24 +183,114 @@ class EngineSupervisor:
             self._recycle_why = why
             self._recycle.set()
 
+    def change(self, config: Config) -> Change:
+        """Serve by ``config`` once no request is running; ``settled`` of what is returned has the outcome.
+
+        When its model does not become ready, the one before is loaded again and the outcome is
+        ModelUnusable. Raises Busy while another change is under way.
+        """
+        if self._change is not None or self._trial is not None:
+            raise Busy("the model is being changed already", retry_after_s=60.0)
+        self._change = Change(config)
+        self.load()
+        return self._change
+
+    def withdraw(self, change: Change) -> bool:
+        """Take a change back; False when it has begun."""
+        if self._change is not change or change.begun.is_set():
+            return False
+        self._change = None
+        return True
+
+    def unload(self) -> None:
+        """End the worker once no request is running, until ``load`` or a change asks for one."""
+        self._unloaded = True
+        self._wish.set()
+
+    def load(self) -> None:
+        """Have a worker, if there was none to be."""
+        self._unloaded = False
+        self._wish.set()
+
+    def reload(self) -> None:
+        """Replace the worker by a fresh one once no request is running."""
+        self._reload = self.state in {EngineState.READY, EngineState.RECYCLING}
+        self.load()
+
+    async def measure(self, order: Measure) -> Measured:
+        """What the engine needs for ``order``. Raises Busy unless it is ready and idle, EngineLost."""
+        if self.state is not EngineState.READY or self._sinks or self._measuring is not None:
+            raise Busy("the engine can be measured only while it has nothing else to do", retry_after_s=30.0)
+        self._measuring = asyncio.get_running_loop().create_future()
+        self._outbox.put_nowait(order)
+        return await self._measuring
+
     # --- the life of the engine -----------------------------------------------------------
 
     async def run(self) -> None:
         """Keep a worker serving until cancelled; then the worker is gone and all requests are ended."""
         try:
             while True:
+                await self._while_unloaded()
+                before = self.config
+                trial = self._begin_change()
                 ready_s, why, planned = await self._attempt()
                 self.restarts += 1
+                self._trial = None
+                if trial is not None and trial.failed(why):
+                    log.warning("%s cannot be served, going back to %s: %s",
+                                trial.config.model.name, before.model.name, why)  # fmt: skip
+                    self._use(before)
+                    continue
                 if planned:
                     continue
                 self.last_error = why
                 delay_s = self._backoff.failed(ready_s)
                 state = EngineState.BROKEN if self._backoff.broken else EngineState.BACKOFF
                 self._states.move(state, f"{why}; next attempt in {delay_s:.1f} s")
-                await asyncio.sleep(delay_s)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s):
+                        await self._wished()
         finally:
             if self.state is not EngineState.ABSENT:
                 self._states.move(EngineState.ABSENT, "stopped")
+
+    @property
+    def _wanted(self) -> str:
+        """Why the worker should give way between two requests; empty when it should not."""
+        if self._change is not None:
+            return f"{self._change.config.model.name} is to be served"
+        if self._unloaded:
+            return "the model is to be unloaded"
+        return "a fresh worker was asked for" if self._reload else ""
+
+    async def _wished(self) -> None:
+        """Return when the worker should give way."""
+        while not self._wanted:
+            self._wish.clear()
+            await self._wish.wait()
+
+    async def _while_unloaded(self) -> None:
+        """Be without a worker for as long as none is wanted."""
+        if not self._unloaded:
+            return
+        self._states.move(EngineState.UNLOADED, "until the next request")
+        while self._unloaded:
+            self._wish.clear()
+            await self._wish.wait()
+
+    def _begin_change(self) -> Change | None:
+        """Use the configuration that waits, if one does."""
+        self._reload = False
+        self._trial, self._change = self._change, None
+        if self._trial is not None:
+            self._trial.begun.set()
+            self._use(self._trial.config)
+        return self._trial
+
+    def _use(self, config: Config) -> None:
+        self.config = config
+        self.tuner = Tuner(config, self._selftest_path, place=self._place)
 
     async def _attempt(self) -> tuple[float, str, bool]:
         """One worker from birth to death: seconds it was ready, why it ended, whether that was planned."""
@@ -209,7 +308,7 @@ class EngineSupervisor:
             self.worker_pid = worker.pid
             self._beat = Heartbeat(progress=0, busy=False)
             self._states.move(EngineState.LOADING, order.path)
-            patience = self._config.engine
+            patience = self.config.engine
             self.loaded = await worker.load(
                 order, load_timeout_s=patience.load_timeout_s, hang_timeout_s=patience.hang_timeout_s
             )
@@ -217,6 +316,8 @@ class EngineSupervisor:
             if not self._cache_allowed:
                 self._outbox.put_nowait(Shrink(to_bytes=0))
             self.tuning = ""
+            if self._trial is not None:
+                self._trial.held()
             self._states.move(
                 EngineState.READY,
                 f"{tuner.settings_text} load={self.loaded.load_ms:.0f} ms "
@@ -255,6 +356,9 @@ class EngineSupervisor:
         sinks, self._sinks = self._sinks, {}
         self._paused.clear()
         self._idle.set()
+        if self._measuring is not None and not self._measuring.done():
+            self._measuring.set_exception(EngineLost(why))
+        self._measuring = None
         for sink in sinks.values():
             sink.lost(why)
 
@@ -263,7 +367,7 @@ class EngineSupervisor:
 
         Raises ModelUnusable when the file is not the one that is configured.
         """
-        model = self._config.model
+        model = self.config.model
         await check_model(Path(model.path), model.sha256, self._digest_path)
         options = EngineOptions(
             context=model.context,
@@ -279,17 +383,18 @@ class EngineSupervisor:
         order = Load(path=model.path, backend=model.backend, options=options)
         engine = engine_version(model.backend)
         order = await self.tuner.settle(order, engine)
-        return with_cache(order, self._config, folder=self._prefix_folder, engine=engine)
+        return with_cache(order, self.config, folder=self._prefix_folder, engine=engine)
 
     async def _serve(self, worker: Worker) -> None:
         """Route messages until the worker is lost (raises) or has been recycled (returns)."""
-        watch = HangWatch(self._config.engine.hang_timeout_s, self._config.engine.step_timeout_s)
+        watch = HangWatch(self.config.engine.hang_timeout_s, self.config.engine.step_timeout_s)
         tasks = [
             asyncio.create_task(self._receive(worker, watch)),
             asyncio.create_task(self._send(worker)),
             asyncio.create_task(watch.run()),
             asyncio.create_task(self._drain_for_recycle()),
             asyncio.create_task(self._drain_for_tuning(worker)),
+            asyncio.create_task(self._drain_for_wish()),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -313,6 +418,10 @@ class EngineSupervisor:
         if isinstance(message, Token):
             if (sink := self._sinks.get(message.key)) is not None:
                 sink.message(message)
+        elif isinstance(message, Measured):
+            measuring, self._measuring = self._measuring, None
+            if measuring is not None and not measuring.done():
+                measuring.set_result(message)
         elif (
             isinstance(message, Done | Rejected) and (sink := self._sinks.pop(message.key, None)) is not None
         ):
@@ -352,6 +461,15 @@ class EngineSupervisor:
         await self._no_request(IDLE_PATIENCE_S)
         self.tuning = self._recycle_why = why
         self._hold(why)
+        await self._no_request(None)
+
+    async def _drain_for_wish(self) -> None:
+        """Return between two requests, once another model, none, or a fresh worker is wanted."""
+        await self._wished()
+        self._recycle_why = self._wanted
+        if self._change is not None:
+            self._change.begun.set()
+        self._hold(self._recycle_why)
         await self._no_request(None)
 
     def _hold(self, why: str) -> None:

@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from edged.api.errors import Draining
-from edged.api.status import EngineState
+from edged.api.status import EngineState, MqttStatus
 from edged.engine.supervisor import EngineSupervisor
 from edged.guard.policy import GuardPolicy, Verdict
 from edged.guard.sampler import Sampler
@@ -37,6 +37,7 @@ class App:
     """One run of the daemon. ``run`` returns when it has been told to stop and has stopped."""
 
     def __init__(self, config: Config, state_dir: Path) -> None:
+        self._config = config
         leaf = make_leaf(config.memory.cgroup_max_mib << 20)
         self._sampler = Sampler(config.memory, leaf=leaf.name)
         self.service = EdgeService(config, sampler=self._sampler)
@@ -44,7 +45,7 @@ class App:
             config, state_dir=state_dir, place=leaf.place, on_change=self._engine_changed
         )
         self.service.attach(self._engine)
-        self.service.report(self._conditions)
+        self.service.report(self._conditions, self._mqtt_status)
         self._policy = GuardPolicy()
         self.http = _http(config, self.service) if config.http.enabled else None
         self.mqtt = _mqtt(config, self.service) if config.mqtt.enabled else None
@@ -122,6 +123,12 @@ class App:
             sdnotify.notify("WATCHDOG=1")
             await asyncio.sleep(interval_s)
         await asyncio.Event().wait()
+
+    def _mqtt_status(self) -> MqttStatus | None:
+        if self.mqtt is None:
+            return None
+        topic = f"{self._config.mqtt.base}/{self._config.node}"
+        return MqttStatus(connected=self.mqtt.connected, broker=self.mqtt.address, topic=topic)
 
     def _conditions(self) -> list[Condition]:
         sources = (self.mqtt, self.discovery)

@@ -26,6 +26,8 @@ class Job:
         self.deadline = deadline
         self.started_at = now
         self.first_at: float | None = None
+        self.last_at: float | None = None  # of the last piece; None after a pause
+        self.pieces = 0  # heard from the engine, empty ones included
         self.ticket = 0
         self.key: int | None = None
         self.events: asyncio.Queue[Event] = asyncio.Queue()  # bounded by pausing, see ``behind``

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
-from statistics import median
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -16,13 +14,14 @@ from edged import __version__
 from edged.api.errors import Busy, Cancelled, Draining, EdgeError, EngineLost, Expired, Loading, MemoryGuard
 from edged.api.events import Accepted, Failed, Finished, Terminal, Timings
 from edged.api.requests import Limits, check
-from edged.api.status import Condition, Counters, EngineState, Info, ModelInfo, ServiceState, Status
+from edged.api.status import Condition, EngineState, Info, ModelInfo, Prediction, ServiceState, Status
 from edged.api.status import Limits as StatusLimits
 from edged.host.quiet import QuietLog
 from edged.ipc.messages import Done, Rejected, Token
 from edged.job import Job
 from edged.order import order_of
 from edged.scheduling.admission import Admission
+from edged.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from edged.api.config import Config
     from edged.api.events import Event
     from edged.api.requests import Request
+    from edged.api.status import MqttStatus
     from edged.engine.supervisor import EngineSupervisor
     from edged.guard.sampler import Sampler
 
@@ -37,7 +37,6 @@ log = logging.getLogger("edged.service")
 
 FEATURES = ("chat", "generate", "classify", "stream", "cancel")
 EMBEDDING_FEATURES = ("embed", "cancel")
-RECENT = 32  # answers that "recent" speeds are taken from
 
 
 class EdgeService:
@@ -56,11 +55,9 @@ class EdgeService:
         self._engine: EngineSupervisor | None = None
         self._shed_why = ""
         self._draining = False
-        self._counters = Counters()
-        self._first_ms: deque[float] = deque(maxlen=RECENT)
-        self._decode_tps: deque[float] = deque(maxlen=RECENT)
-        self._total_s: deque[float] = deque(maxlen=RECENT)
+        self._tally = Tally()
         self._extra_conditions: Callable[[], Sequence[Condition]] = tuple
+        self._mqtt: Callable[[], MqttStatus | None] = _nothing
         self.idle = asyncio.Event()  # no request is accepted and unanswered
         self.idle.set()
 
@@ -68,9 +65,14 @@ class EdgeService:
         """Give the service its engine; the two know each other, so one must come first."""
         self._engine = engine
 
-    def report(self, conditions: Callable[[], Sequence[Condition]]) -> None:
-        """Add the conditions of transports to ``status``."""
+    def report(
+        self,
+        conditions: Callable[[], Sequence[Condition]],
+        mqtt: Callable[[], MqttStatus | None] | None = None,
+    ) -> None:
+        """Add to ``status`` the conditions of transports, and how it stands with the broker."""
         self._extra_conditions = conditions
+        self._mqtt = mqtt or _nothing
 
     # --- the port -------------------------------------------------------------------------
 
@@ -107,7 +109,7 @@ class EdgeService:
         try:
             job, ahead = self._accept(request)
         except EdgeError as error:
-            self._counters = structs.replace(self._counters, refused=self._counters.refused + 1)
+            self._tally.ended("refused", error.code)
             self._log.info("refused id=%s client=%s code=%s", request.id, request.client, error.code)
             yield Failed.of(request.id, error)
             return
@@ -128,6 +130,7 @@ class EdgeService:
 
     def status(self) -> Status:
         engine = self._engine
+        first_s = self._tally.first_s
         return Status(
             node=self._config.node,
             version=__version__,
@@ -139,11 +142,17 @@ class EdgeService:
             model=self._model_info(),
             queue=len(self._queue),
             running=engine.running if engine else 0,
-            decode_tps=median(self._decode_tps) if self._decode_tps else None,
-            first_token_ms=median(self._first_ms) if self._first_ms else None,
+            decode_tps=self._tally.decode_tps,
+            prefill_tps=self._tally.prefill_tps,
+            first_token_ms=None if first_s is None else first_s * 1000,
             memory=structs.replace(self._sampler.status(), parts=engine.memory if engine else None),
-            counters=structs.replace(self._counters, engine_restarts=engine.restarts if engine else 0),
+            counters=self._tally.counters(engine.restarts if engine else 0),
             conditions=self._conditions(),
+            capacity=self.capacity,
+            host=self._sampler.host(),
+            mqtt=self._mqtt(),
+            predicted=self._predicted(),
+            latencies=self._tally.latencies(),
         )
 
     def info(self) -> Info:
@@ -207,6 +216,7 @@ class EdgeService:
                 self._end(job, Failed.of(job.request.id, error))
                 continue
             job.started_at = self._clock()
+            self._tally.started(job.started_at - job.accepted_at)
             order = structs.replace(job.order, ttl_s=job.deadline - job.started_at)
             job.key = engine.start(order, _JobSink(self, job))
 
@@ -217,7 +227,7 @@ class EdgeService:
         if job.ended:
             return
         if isinstance(message, Token):
-            job.first_at = job.first_at or self._clock()
+            self._count(job)
             job.delta(message)
             self._pace(job)
         elif isinstance(message, Rejected):
@@ -251,7 +261,7 @@ class EdgeService:
             raise Busy(error.message, retry_after_s=self._eta_s(len(self._queue)) or 10.0) from None
         self._jobs[name] = job
         self.idle.clear()
-        self._counters = structs.replace(self._counters, accepted=self._counters.accepted + 1)
+        self._tally.accepted()
         self.dispatch()
         return job, ahead if job.key is None else 0
 
@@ -265,16 +275,31 @@ class EdgeService:
         )
         event = job.finished(done, timings)
         if self._end(job, event):
-            self._first_ms.append((first_at - job.started_at) * 1000)
-            self._total_s.append(now - job.started_at)
-            if done.decode_ms > 0 and done.usage.completion_tokens > 1:
-                self._decode_tps.append((done.usage.completion_tokens - 1) / done.decode_ms * 1000)
+            self._tally.answered(
+                done.usage,
+                heard_tokens=job.pieces,
+                waited_s=job.started_at - job.accepted_at,
+                first_s=first_at - job.started_at,
+                total_s=now - job.started_at,
+                decode_s=done.decode_ms / 1000,
+            )
+
+    def _count(self, job: Job) -> None:
+        """One more piece of an answer has come."""
+        now = self._clock()
+        self._tally.token(None if job.last_at is None else now - job.last_at)
+        if job.first_at is None:
+            job.first_at = now
+            self._tally.first_token(now - job.accepted_at)
+        job.last_at = now
+        job.pieces += 1
 
     def _pace(self, job: Job) -> None:
         """Let an answer wait for a reader that is far behind, and go on when it is not."""
         if self._engine is None or job.key is None or job.ended or job.behind == job.paused:
             return
         job.paused = job.behind
+        job.last_at = None  # the pause is the reader's
         (self._engine.pause if job.paused else self._engine.resume)(job.key)
 
     def _abort(self, job: Job, error: EdgeError) -> bool:
@@ -293,26 +318,23 @@ class EdgeService:
         self._jobs.pop((job.request.client, job.request.id), None)
         if not self._jobs:
             self.idle.set()
-        counters = self._counters
-        if isinstance(event, Finished):
-            self._counters = structs.replace(
-                counters,
-                finished=counters.finished + 1,
-                prompt_tokens=counters.prompt_tokens + event.usage.prompt_tokens,
-                completion_tokens=counters.completion_tokens + event.usage.completion_tokens,
-            )
-        else:
-            self._counters = structs.replace(counters, failed=counters.failed + 1)
-        outcome = event.finish if isinstance(event, Finished) else event.code
-        self._log.info("ended id=%s client=%s %s", job.request.id, job.request.client, outcome)
+        outcome, reason = (
+            ("finished", event.finish) if isinstance(event, Finished) else ("failed", event.code)
+        )
+        self._tally.ended(outcome, reason)
+        self._log.info("ended id=%s client=%s %s", job.request.id, job.request.client, reason)
         return True
 
     def _eta_s(self, ahead: int) -> float | None:
         """Seconds until the first token of a request with ``ahead`` others before it, from recent answers."""
-        if not self._total_s or not self._first_ms:
+        total_s, first_s = self._tally.total_s, self._tally.first_s
+        if total_s is None or first_s is None:
             return None
-        rounds = ahead / self._config.model.slots
-        return round(rounds * median(self._total_s) + median(self._first_ms) / 1000, 1)
+        return round(ahead / self._config.model.slots * total_s + first_s, 1)
+
+    def _predicted(self) -> Prediction | None:
+        plan = self._config.plan
+        return Prediction(**structs.asdict(plan)) if plan.decode_tps > 0 else None
 
     def _model_info(self) -> ModelInfo:
         model = self._config.model
@@ -362,6 +384,10 @@ class _JobSink:
 
     def lost(self, why: str) -> None:
         self._service.lost(self._job, why)
+
+
+def _nothing() -> None:
+    """Stands for a transport that is switched off."""
 
 
 def _unloadable(engine: EngineSupervisor) -> Loading:

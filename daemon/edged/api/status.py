@@ -77,6 +77,61 @@ class MemoryStatus(Struct, frozen=True, kw_only=True):
     enforced_by: tuple[str, ...] = ()  # e.g. "guard (1 Hz)", "cgroup leaf memory.max", "unit MemoryMax"
 
 
+class Stalls(Struct, frozen=True, kw_only=True):
+    """How long tasks waited for one resource (PSI): percent of the last ten seconds, seconds since boot.
+
+    ``some``: at least one task waited; ``full``: all of them did.
+    """
+
+    some_percent: float
+    full_percent: float
+    some_s: float
+    full_s: float
+
+
+class HostStatus(Struct, frozen=True, kw_only=True):
+    """The computer around the daemon; None and missing where it has no sensor for it."""
+
+    temperature_c: float | None = None  # of the hottest thermal zone
+    throttled: tuple[str, ...] | None = None  # what slows the board now: heat, weak power
+    stalls: dict[str, Stalls] = {}  # by resource: memory, cpu, io
+
+
+class MqttStatus(Struct, frozen=True, kw_only=True):
+    """The way over the broker; ``broker`` is HOST:PORT as the box reaches it."""
+
+    connected: bool
+    broker: str
+    topic: str  # root of the box's topics
+    outbox: int = 0  # answers the broker has not confirmed
+
+
+class Prediction(Struct, frozen=True, kw_only=True):
+    """What the plan said of this box: one request alone, and the worker with every context full."""
+
+    decode_tps: float
+    first_token_500_s: float
+    worker_mib: int  # without repacked weights
+    speed: str  # "measured", "estimated" or ""
+
+
+class Histogram(Struct, frozen=True, kw_only=True):
+    """``counts[i]`` values lie above ``bounds[i-1]`` and up to ``bounds[i]``; the last count has no bound."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
+class Latencies(Struct, frozen=True, kw_only=True):
+    """Since the daemon started, in seconds."""
+
+    queue_s: Histogram  # waiting for a slot
+    first_token_s: Histogram  # from acceptance
+    token_s: Histogram  # from one piece of an answer to the next
+    request_s: Histogram  # from acceptance to the end of an answer
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     max_prompt_tokens: int
     max_tokens: int
@@ -103,8 +158,11 @@ class Counters(Struct, frozen=True, kw_only=True):
     failed: int = 0
     refused: int = 0
     prompt_tokens: int = 0
-    completion_tokens: int = 0
+    cached_tokens: int = 0  # of the prompts, not evaluated again
+    completion_tokens: int = 0  # those of answers under way and of broken-off ones included
     engine_restarts: int = 0
+    # outcome (finished, failed, refused) → how it ended (finish reason, or code of the error) → requests
+    outcomes: dict[str, dict[str, int]] = {}
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -125,4 +183,10 @@ class Status(Struct, frozen=True, kw_only=True):
     memory: MemoryStatus
     counters: Counters
     conditions: tuple[Condition, ...] = ()
+    prefill_tps: float | None = None  # prompt tokens evaluated a second, of the last answers
+    capacity: int = 0  # requests that may be accepted and unanswered at once
+    host: HostStatus = HostStatus()
+    mqtt: MqttStatus | None = None  # None: not served over MQTT
+    predicted: Prediction | None = None  # None: there is no plan
+    latencies: Latencies | None = None
     schema: int = 1

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from edged.api.status import MemoryStatus
+from edged.api.status import HostStatus, MemoryStatus, Stalls
 from edged.guard.policy import Sample
 from edged.host import cgroup
-from edged.host.pressure import memory_pressure
+from edged.host.pressure import cpu_pressure, io_pressure, memory_pressure
 from edged.host.procfs import ROOT, ProcessMemory, meminfo, process_memory
+from edged.host.thermal import hottest_zone, throttling
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edged.api.config import Memory
+    from edged.host.pressure import Pressure
 
 MIB = 1 << 20
 NOTHING = ProcessMemory(0, 0, 0, 0, 0)
@@ -56,6 +58,16 @@ class Sampler:
             enforced_by=self._enforcers(),
         )
 
+    def host(self) -> HostStatus:
+        """A fresh reading of heat, power and pressure."""
+        zone, throttle = hottest_zone(self._root), throttling(self._root)
+        readers = {"memory": memory_pressure, "cpu": cpu_pressure, "io": io_pressure}
+        return HostStatus(
+            temperature_c=None if zone is None else zone.celsius,
+            throttled=None if throttle is None else throttle.now,
+            stalls={name: _stalls(found) for name, read in readers.items() if (found := read(self._root))},
+        )
+
     def _enforcers(self) -> tuple[str, ...]:
         found = ["guard, once a second"] if self._config.budget_mib else []
         if self._leaf:
@@ -64,3 +76,13 @@ class Sampler:
         if outer.limit_bytes is not None:
             found.append(f"{outer.kind} limit of {outer.limit_bytes // MIB} MiB")
         return tuple(found)
+
+
+def _stalls(pressure: Pressure) -> Stalls:
+    some, full = pressure.some, pressure.full
+    return Stalls(
+        some_percent=some.avg10,
+        full_percent=full.avg10,
+        some_s=some.total_us / 1e6,
+        full_s=full.total_us / 1e6,
+    )

@@ -18,6 +18,7 @@ PATHS = {
     EngineState.KILLING: [EngineState.SPAWNING, EngineState.KILLING],
     EngineState.BACKOFF: [EngineState.SPAWNING, EngineState.KILLING, EngineState.BACKOFF],
     EngineState.BROKEN: [EngineState.SPAWNING, EngineState.KILLING, EngineState.BROKEN],
+    EngineState.UNLOADED: [EngineState.SPAWNING, EngineState.KILLING, EngineState.UNLOADED],
 }
 
 

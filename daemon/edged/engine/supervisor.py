@@ -14,13 +14,13 @@ from edged.api.errors import Busy, EngineLost, ModelUnusable
 from edged.api.status import EngineState
 from edged.engine.backoff import Backoff
 from edged.engine.cache import with_cache
-from edged.engine.change import Change
 from edged.engine.modelfile import check_model
 from edged.engine.process import Worker, WorkerLost
 from edged.engine.selftest import engine_version
 from edged.engine.states import EngineStates
 from edged.engine.tuner import Tuner
 from edged.engine.watch import HangWatch
+from edged.engine.wishes import Wishes
 from edged.ipc.frames import FrameError
 from edged.ipc.messages import (
     Cancel,
@@ -88,11 +88,7 @@ class EngineSupervisor:
         self._idle = asyncio.Event()  # set while no request is in flight
         self._idle.set()
         self._alone = 0  # the request that has had the engine to itself, if there is one
-        self._change: Change | None = None  # waits for the worker to give way
-        self._trial: Change | None = None  # was given way to, and is not ready yet
-        self._unloaded = False  # no worker until somebody asks for one
-        self._reload = False
-        self._wish = asyncio.Event()  # one of the above has changed
+        self.wishes = Wishes()  # another model, a fresh worker, or none
         self._measuring: asyncio.Future[Measured] | None = None
         self.tuner = Tuner(config, self._selftest_path, place=place)
         self.tuning = ""  # why requests wait for an engine that is tuned anew
@@ -183,40 +179,6 @@ class EngineSupervisor:
             self._recycle_why = why
             self._recycle.set()
 
-    def change(self, config: Config) -> Change:
-        """Serve by ``config`` once no request is running; ``settled`` of what is returned has the outcome.
-
-        When its model does not become ready, the one before is loaded again and the outcome is
-        ModelUnusable. Raises Busy while another change is under way.
-        """
-        if self._change is not None or self._trial is not None:
-            raise Busy("the model is being changed already", retry_after_s=60.0)
-        self._change = Change(config)
-        self.load()
-        return self._change
-
-    def withdraw(self, change: Change) -> bool:
-        """Take a change back; False when it has begun."""
-        if self._change is not change or change.begun.is_set():
-            return False
-        self._change = None
-        return True
-
-    def unload(self) -> None:
-        """End the worker once no request is running, until ``load`` or a change asks for one."""
-        self._unloaded = True
-        self._wish.set()
-
-    def load(self) -> None:
-        """Have a worker, if there was none to be."""
-        self._unloaded = False
-        self._wish.set()
-
-    def reload(self) -> None:
-        """Replace the worker by a fresh one once no request is running."""
-        self._reload = self.state in {EngineState.READY, EngineState.RECYCLING}
-        self.load()
-
     async def measure(self, order: Measure) -> Measured:
         """What the engine needs for ``order``. Raises Busy unless it is ready and idle, EngineLost."""
         if self.state is not EngineState.READY or self._sinks or self._measuring is not None:
@@ -231,15 +193,16 @@ class EngineSupervisor:
         """Keep a worker serving until cancelled; then the worker is gone and all requests are ended."""
         try:
             while True:
-                await self._while_unloaded()
-                before = self.config
-                trial = self._begin_change()
+                if self.wishes.unloaded:
+                    self._states.move(EngineState.UNLOADED, "until the next request")
+                    await self.wishes.for_a_worker()
+                before, trial = self.config, self.wishes.grant()
+                if trial is not None:
+                    self._use(trial.config)
                 ready_s, why, planned = await self._attempt()
                 self.restarts += 1
-                self._trial = None
-                if trial is not None and trial.failed(why):
-                    log.warning("%s cannot be served, going back to %s: %s",
-                                trial.config.model.name, before.model.name, why)  # fmt: skip
+                if self.wishes.ended(trial, why):
+                    log.warning("back to %s, %s cannot be served", before.model.name, self.config.model.name)
                     self._use(before)
                     continue
                 if planned:
@@ -250,43 +213,10 @@ class EngineSupervisor:
                 self._states.move(state, f"{why}; next attempt in {delay_s:.1f} s")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay_s):
-                        await self._wished()
+                        await self.wishes.any()
         finally:
             if self.state is not EngineState.ABSENT:
                 self._states.move(EngineState.ABSENT, "stopped")
-
-    @property
-    def _wanted(self) -> str:
-        """Why the worker should give way between two requests; empty when it should not."""
-        if self._change is not None:
-            return f"{self._change.config.model.name} is to be served"
-        if self._unloaded:
-            return "the model is to be unloaded"
-        return "a fresh worker was asked for" if self._reload else ""
-
-    async def _wished(self) -> None:
-        """Return when the worker should give way."""
-        while not self._wanted:
-            self._wish.clear()
-            await self._wish.wait()
-
-    async def _while_unloaded(self) -> None:
-        """Be without a worker for as long as none is wanted."""
-        if not self._unloaded:
-            return
-        self._states.move(EngineState.UNLOADED, "until the next request")
-        while self._unloaded:
-            self._wish.clear()
-            await self._wish.wait()
-
-    def _begin_change(self) -> Change | None:
-        """Use the configuration that waits, if one does."""
-        self._reload = False
-        self._trial, self._change = self._change, None
-        if self._trial is not None:
-            self._trial.begun.set()
-            self._use(self._trial.config)
-        return self._trial
 
     def _use(self, config: Config) -> None:
         self.config = config
@@ -316,8 +246,7 @@ class EngineSupervisor:
             if not self._cache_allowed:
                 self._outbox.put_nowait(Shrink(to_bytes=0))
             self.tuning = ""
-            if self._trial is not None:
-                self._trial.held()
+            self.wishes.ready()
             self._states.move(
                 EngineState.READY,
                 f"{tuner.settings_text} load={self.loaded.load_ms:.0f} ms "
@@ -465,10 +394,8 @@ class EngineSupervisor:
 
     async def _drain_for_wish(self) -> None:
         """Return between two requests, once another model, none, or a fresh worker is wanted."""
-        await self._wished()
-        self._recycle_why = self._wanted
-        if self._change is not None:
-            self._change.begun.set()
+        self._recycle_why = await self.wishes.any()
+        self.wishes.close()
         self._hold(self._recycle_why)
         await self._no_request(None)
 

@@ -99,7 +99,7 @@ class EdgeService:
         if self._draining:
             return ServiceState.DRAINING
         engine = self._engine.state if self._engine else EngineState.ABSENT
-        if engine is EngineState.READY:
+        if engine in {EngineState.READY, EngineState.UNLOADED}:
             return ServiceState.DEGRADED if self._shed_why else ServiceState.READY
         never_loaded = self._engine is None or (self._engine.loaded is None and not self._engine.failing)
         starting = engine in {EngineState.ABSENT, EngineState.SPAWNING, EngineState.LOADING}
@@ -207,6 +207,10 @@ class EdgeService:
         A broken engine gets none for minutes: those who wait hear why, like those who ask then.
         """
         engine = self._engine
+        if engine is not None and engine.config is not self._config:
+            self._adopt(engine.config)
+        if engine is not None and engine.state is EngineState.UNLOADED and len(self._queue):
+            engine.wishes.load()
         if engine is not None and engine.state is EngineState.BROKEN:
             while (job := self._queue.next()) is not None:
                 self._end(job, Failed.of(job.request.id, _unloadable(engine)))
@@ -219,6 +223,16 @@ class EdgeService:
             self._tally.started(job.started_at - job.accepted_at)
             order = structs.replace(job.order, ttl_s=job.deadline - job.started_at)
             job.key = engine.start(order, _JobSink(self, job))
+
+    def _adopt(self, config: Config) -> None:
+        """Serve by ``config``: another model, whose defaults count for those who wait, too."""
+        self._config = config
+        for job in list(self._jobs.values()):
+            if job.key is None:
+                try:
+                    job.order = order_of(job.request, config)
+                except EdgeError as error:
+                    self._abort(job, error)
 
     # --- what a job's sink uses -----------------------------------------------------------
 

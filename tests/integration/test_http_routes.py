@@ -17,6 +17,7 @@ from tests.kit.http_serving import ScriptedService, breaks_after, chat, close, r
 KEY = "a-key-of-more-than-16-characters"
 ROUTES = [
     ("GET", "/"),
+    ("GET", "/openapi.json"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/status"),
@@ -243,7 +244,7 @@ def test_the_index_names_every_route():
         async with serving() as box, box.client() as client:
             routes = (await client.get("/")).json()["routes"]
             assert routes["/v1/completions"] == ["POST"]
-            assert len(routes) == 11
+            assert len(routes) == 12
 
     asyncio.run(scenario())
 

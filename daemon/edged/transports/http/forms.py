@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 from edged.api.errors import BadRequest
 from edged.api.requests import Tool, ToolCall
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class JsonSchema(Struct, frozen=True, forbid_unknown_fields=True):
     """``schema`` is enforced, with ``strict`` or without."""
 
-    schema: Raw = Raw()
+    schema: Raw = field(default_factory=Raw)
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
@@ -32,7 +32,7 @@ class ResponseFormat(Struct, frozen=True, forbid_unknown_fields=True):
 class Function(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     description: str | None = None
-    parameters: Raw = Raw()
+    parameters: Raw = field(default_factory=Raw)
     strict: bool | None = None
 
 

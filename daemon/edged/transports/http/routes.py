@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.responses import Response
 
 from edged import __version__
 from edged.api.errors import EdgeError
+from edged.api.status import Info, Status
 from edged.transports.http import guards
 from edged.transports.http.at_once import AtOnce, Classify, Embeddings
 from edged.transports.http.completions import Completions
+from edged.transports.http.described import About, Described
 from edged.transports.http.errors import JsonResponse, ModelNotFound, error_response, router_error
 from edged.transports.http.hosts import own_names
-from edged.transports.http.openai import CHAT, TEXT, model_id, serves
+from edged.transports.http.openai import CHAT, TEXT, ChatBody, TextBody, model_id, serves
 
 if TYPE_CHECKING:
     from starlette.requests import Request as HttpRequest
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 def build_app(config: Http, service: Service, key: ApiKey | None, patience: Patience) -> ASGIApp:
     """The whole ASGI application; Boundary stands outermost, the body limit innermost."""
     starlette = Starlette(
-        routes=_routes(service, patience),
+        routes=_routes(service, patience, keyed=key is not None),
         exception_handlers={HTTPException: _router_failed, EdgeError: _request_failed, Exception: _defect},
     )
     starlette.router.redirect_slashes = False  # one name a route; a redirect would echo the Host header
@@ -48,33 +50,70 @@ def build_app(config: Http, service: Service, key: ApiKey | None, patience: Pati
     return app
 
 
-def _routes(service: Service, patience: Patience) -> list[Route]:
-    about = _About(service)
+def _routes(service: Service, patience: Patience, *, keyed: bool) -> list[Described]:
+    """Every route with its entry in /openapi.json."""
+    tell = _About(service, keyed=keyed)
+    chat = About(
+        summary="Continue a conversation.",
+        body=ChatBody,
+        answer="ChatCompletion",
+        stream="ChatCompletionChunk",
+    )
+    text = About(
+        summary="Continue a text.",
+        body=TextBody,
+        answer="TextCompletion",
+        stream="TextCompletionChunk",
+    )
+    classify = About(
+        summary="Say how likely each of some choices is.", body=Classify.body, answer="Classification"
+    )
+    embed = About(summary="Make vectors of texts.", body=Embeddings.body, answer="VectorList")
     return [
-        Route("/", about.index),
-        Route("/healthz", about.healthz),
-        Route("/readyz", about.readyz),
-        Route("/status", about.status),
-        Route("/info", about.info),
-        Route("/v1/models", about.models),
-        Route("/v1/models/{name:path}", about.model),
-        Route("/v1/chat/completions", Completions(service, CHAT, patience), methods=["POST"]),
-        Route("/v1/completions", Completions(service, TEXT, patience), methods=["POST"]),
-        Route("/v1/classify", AtOnce(service, Classify(), patience), methods=["POST"]),
-        Route("/v1/embeddings", AtOnce(service, Embeddings(), patience), methods=["POST"]),
+        Described("/", tell.index, About(summary="The routes there are.", answer="Index")),
+        Described("/openapi.json", tell.document, About(summary="This document.", answer="Document")),
+        Described("/healthz", tell.healthz, About(summary="The daemon is alive.", answer="Alive")),
+        Described(
+            "/readyz",
+            tell.readyz,
+            About(summary="A request sent now is taken.", answer="Readiness", others=((503, "Readiness"),)),
+        ),
+        Described("/status", tell.status, About(summary="How the box is.", answer=Status)),
+        Described("/info", tell.info, About(summary="What the box can do.", answer=Info)),
+        Described("/v1/models", tell.models, About(summary="The model there is.", answer="ModelList")),
+        Described(
+            "/v1/models/{name:path}",
+            tell.model,
+            About(summary="Whether it is served.", answer="Model", errors=("model_not_found",)),
+        ),
+        Described("/v1/chat/completions", Completions(service, CHAT, patience), chat),
+        Described("/v1/completions", Completions(service, TEXT, patience), text),
+        Described("/v1/classify", AtOnce(service, Classify(), patience), classify),
+        Described("/v1/embeddings", AtOnce(service, Embeddings(), patience), embed),
     ]
 
 
 class _About:
     """The routes that only tell."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, keyed: bool) -> None:
         self._service = service
+        self._keyed = keyed
         self._since = int(time.time())
+        self._document = b""
 
     async def index(self, request: HttpRequest) -> JsonResponse:
         routes = {route.path: sorted(route.methods or ()) for route in request.app.routes}
         return JsonResponse({"name": "edged", "version": __version__, "routes": routes})
+
+    async def document(self, request: HttpRequest) -> Response:
+        """Made when it is asked for the first time; it costs nothing before."""
+        if not self._document:
+            from edged.transports.http.openapi import document  # noqa: PLC0415
+
+            routes = [route for route in request.app.routes if isinstance(route, Described)]
+            self._document = document(routes, limits=self._service.limits, keyed=self._keyed)
+        return Response(self._document, media_type="application/json")
 
     async def healthz(self, _: HttpRequest) -> JsonResponse:
         """The process is alive and its loop turns; nothing about the model."""

@@ -60,16 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
     log.info("edged %s node=%s model=%s", __version__, config.node, config.model.name)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(config, Path(state)))
+            asyncio.run(_serve(config, Path(state), arguments.config))
     except EdgeError as error:
         return _refuse(error)
     return 0
 
 
-async def _serve(config: Config, state_dir: Path) -> None:
+async def _serve(config: Config, state_dir: Path, config_path: Path) -> None:
     from edged.app import App  # noqa: PLC0415 - so that --help and a bad configuration need no transports
 
-    await App(config, state_dir).run()
+    await App(config, state_dir, config_path).run()
 
 
 def _require_daemon_extra() -> None:

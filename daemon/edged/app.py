@@ -15,6 +15,7 @@ from edged.guard.policy import GuardPolicy, Verdict
 from edged.guard.sampler import Sampler
 from edged.host import sdnotify
 from edged.host.leaf import make_leaf
+from edged.host.switched import with_switched
 from edged.service import EdgeService
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from edged.api.status import Condition
     from edged.transports.discovery import Discovery
     from edged.transports.http import HttpTransport
+    from edged.maintenance.runner import Jobs
     from edged.transports.mqtt import MqttTransport
+    from edged.transports.mqtt.board import Board
 
 log = logging.getLogger("edged")
 
@@ -36,7 +39,8 @@ STAGE_S = 5.0  # any other stage of the stop
 class App:
     """One run of the daemon. ``run`` returns when it has been told to stop and has stopped."""
 
-    def __init__(self, config: Config, state_dir: Path) -> None:
+    def __init__(self, configured: Config, state_dir: Path, config_path: Path) -> None:
+        config = with_switched(configured, state_dir)
         self._config = config
         leaf = make_leaf(config.memory.cgroup_max_mib << 20)
         self._sampler = Sampler(config.memory, leaf=leaf.name)
@@ -48,7 +52,12 @@ class App:
         self.service.report(self._conditions, self._mqtt_status)
         self._policy = GuardPolicy()
         self.http = _http(config, self.service) if config.http.enabled else None
-        self.mqtt = _mqtt(config, self.service) if config.mqtt.enabled else None
+        self._jobs: Jobs | None = None
+        if config.mqtt.enabled and config.mqtt.jobs:
+            self._jobs = _jobs(self._engine, self.service, configured, config_path, state_dir)
+        self.mqtt = (
+            _mqtt(config, self.service, self._engine, self._jobs, state_dir) if config.mqtt.enabled else None
+        )
         self.discovery = _discovery(config, self.service) if config.discovery.enabled else None
         self._stopping = asyncio.Event()
         self._announced = False
@@ -72,6 +81,8 @@ class App:
                 asyncio.create_task(self._watchdog(), name="watchdog"),
                 asyncio.create_task(self._stopping.wait(), name="stop"),  # type: ignore[arg-type]
             ]
+            if self._jobs:
+                tasks.append(asyncio.create_task(self._jobs.run(), name="jobs"))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # a task that ended by itself is a defect, and must be seen
@@ -163,10 +174,43 @@ def _http(config: Config, service: EdgeService) -> HttpTransport:
     return HttpTransport(config.http, service)
 
 
-def _mqtt(config: Config, service: EdgeService) -> MqttTransport:
+def _mqtt(
+    config: Config, service: EdgeService, engine: EngineSupervisor, jobs: Jobs | None, state_dir: Path
+) -> MqttTransport:
     from edged.transports.mqtt import MqttTransport  # noqa: PLC0415
+    from edged.transports.mqtt.topics import ANNOUNCED, Topics  # noqa: PLC0415
 
-    return MqttTransport(config.mqtt, config.node, service)
+    topics = Topics(config.mqtt.base, config.node)
+    boards: list[Board] = []
+    if jobs is not None:
+        from edged.transports.mqtt.jobs import JobBoard  # noqa: PLC0415
+
+        boards.append(JobBoard(topics, jobs))
+    if config.mqtt.home_assistant:
+        from edged.transports.mqtt.home_assistant import HomeAssistant  # noqa: PLC0415
+
+        buttons = {"unload": engine.wishes.unload, "reload": engine.wishes.reload}
+        shown = config.mqtt.last_answer
+        boards.append(HomeAssistant(topics, service, buttons, state_dir=state_dir, last_answer=shown))
+    elif (state_dir / ANNOUNCED).exists():
+        from edged.transports.mqtt.home_assistant import Withdrawal  # noqa: PLC0415
+
+        boards.append(Withdrawal(state_dir))
+    return MqttTransport(config.mqtt, config.node, service, boards=boards)
+
+
+def _jobs(
+    engine: EngineSupervisor, service: EdgeService, configured: Config, config_path: Path, state_dir: Path
+) -> Jobs:
+    from edged.maintenance import make_jobs  # noqa: PLC0415
+
+    def held_bytes() -> int:
+        memory = service.status().memory
+        return memory.worker_anon_bytes + memory.worker_swap_bytes
+
+    return make_jobs(
+        engine, configured, config_path=config_path, state_dir=state_dir, held_bytes=held_bytes
+    )
 
 
 def _discovery(config: Config, service: EdgeService) -> Discovery:

@@ -91,6 +91,12 @@ EXPLANATIONS: dict[str, str] = {
     "mqtt.response_topic": "Honour MQTT 5 response topics that lie below reply_prefixes.",
     "mqtt.keepalive_s": "Seconds after which a silent connection counts as broken.",
     "mqtt.duplicates": "Recent answers kept, so that a repeated request is answered without computing again.",
+    "mqtt.jobs": "Take jobs on <base>/<node>/job: fetch a model, serve another, measure.",
+    "mqtt.job_types": "Jobs that are taken when mqtt.jobs is on.",
+    "mqtt.home_assistant": "Show this box in Home Assistant, with buttons that unload and reload the model.",
+    "mqtt.last_answer": (
+        "Publish each answer that goes over MQTT on <base>/<node>/last_answer too, never retained."
+    ),
     "http": "The HTTP side, compatible with OpenAI clients.",
     "http.enabled": "Serve over HTTP.",
     "http.host": "Address to listen on; anything wider than this computer needs api_key_file.",

@@ -53,10 +53,15 @@ def parse(tree: dict[str, Any], source: str = "the configuration") -> Config:
     problems: list[str] = []
     values = _section(tree, Config, "", problems)
     config: Config = Config(**values)
-    problems += [f"{key}: {rule}" for key, rule, holds in RULES if not holds(config)]
+    problems += broken_rules(config)
     if problems:
         raise ConfigInvalid(source, tuple(problems))
     return config if config.node else structs.replace(config, node=default_node())
+
+
+def broken_rules(config: Config) -> list[str]:
+    """What is wrong with the values of ``config``, each with its key."""
+    return [f"{key}: {rule}" for key, rule, holds in RULES if not holds(config)]
 
 
 def default_node() -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from edged.api.status import ServiceState
+from edged.api.status import EngineState, ServiceState
 from edged.host.pressure import memory_pressure
 from edged.host.thermal import hottest_zone, throttling
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from edged.transports.mqtt.topics import Topics
     from edged.transports.port import Service
 
-HEALTH_INTERVAL_S = 10.0  # a dashboard's pace; each message wakes every subscriber
+HEALTH_LOOK_S = 1.0  # so soon others hear that something is wrong
+HEALTH_INTERVAL_S = 10.0  # a dashboard's pace for figures; each message wakes every subscriber
 HEALTH_REPEAT_S = 60.0  # even when nothing changed, so that `ts` shows that somebody is alive
 ONLINE, OFFLINE = b"online", b"offline"
 
@@ -48,12 +49,15 @@ class Presence:
         self._sense = sense or sense_host
         self._said: dict[str, bytes] = {}
         self._health_at_s: float | None = None
+        self._look_at_s = 0.0  # when figures are looked at again
+        self._health_told: object = None  # state and conditions, which do not wait
         self.leaving = False  # a stop has begun
 
     def forget(self) -> None:
         """A new connection: the broker may have lost what it retained, so all is said again."""
         self._said.clear()
         self._health_at_s = None
+        self._health_told = None
 
     async def tell(self, connection: Connection) -> None:
         """Publish status and info if they changed."""
@@ -66,16 +70,28 @@ class Presence:
         return self._service.ready and not self.leaving
 
     def tell_health(self, connection: Connection) -> None:
-        """Publish health when it changed or a minute went by; called each HEALTH_INTERVAL_S."""
-        facts = health(self._service.status(), self._service.capacity) | dict(self._sense())
-        body = msgspec.json.encode(facts)
+        """Publish health if it is news; called each HEALTH_LOOK_S.
+
+        Another state or condition is told at once, other figures that changed after HEALTH_INTERVAL_S, and
+        after HEALTH_REPEAT_S everything, so that `ts` shows that somebody is alive.
+        """
+        facts = health(self._service.status(), self._service.capacity)
+        news = (facts["state"], facts["conditions"], facts["loaded"])
         now_s = self._clock()
+        if news == self._health_told and now_s < self._look_at_s:
+            return
+        self._look_at_s = now_s + HEALTH_INTERVAL_S
+        host = dict(self._sense())
+        facts["mem"]["psi"] = host.pop("psi")
+        body = msgspec.json.encode(facts | host)
         old = self._health_at_s is None or now_s - self._health_at_s >= HEALTH_REPEAT_S
-        if old or body != self._said.get(self._topics.health):
-            payload = msgspec.json.encode(facts | {"ts": int(self._wall())})
-            if connection.send(self._topics.health, payload, retain=True):
-                self._said[self._topics.health] = body
-                self._health_at_s = now_s
+        if not old and body == self._said.get(self._topics.health):
+            return
+        payload = msgspec.json.encode(facts | host | {"ts": int(self._wall())})
+        if connection.send(self._topics.health, payload, retain=True):
+            self._said[self._topics.health] = body
+            self._health_told = news
+            self._health_at_s = now_s
 
     async def _say(self, connection: Connection, topic: str, payload: bytes) -> None:
         if self._said.get(topic) == payload:
@@ -86,12 +102,16 @@ class Presence:
 
 
 def health(status: Status, capacity: int) -> dict[str, Any]:
-    """The picture for dashboards; memory in bytes, speed in tokens a second of one answer."""
+    """The picture for dashboards; memory in bytes, speed in tokens a second of one answer.
+
+    ``loaded`` is false while the model is unloaded on request.
+    """
     memory = status.memory
     return {
         "state": _state(status, capacity),
         "queue": status.queue,
         "running": status.running,
+        "loaded": status.engine is not EngineState.UNLOADED,
         "tok_s": None if status.decode_tps is None else round(status.decode_tps, 1),
         "mem": {
             "anon": memory.worker_anon_bytes,
@@ -103,12 +123,12 @@ def health(status: Status, capacity: int) -> dict[str, Any]:
 
 
 def sense_host() -> dict[str, Any]:
-    """Heat, throttling and memory pressure of this computer; null where it has no sensor."""
+    """Heat, throttling and memory pressure (``psi``, percent of 10 s); null where there is no sensor."""
     zone, throttle, pressure = hottest_zone(), throttling(), memory_pressure()
     return {
         "temp_c": None if zone is None else round(zone.celsius),
         "throttled": None if throttle is None else list(throttle.now),
-        "psi_mem": None if pressure is None else pressure.some.avg10,
+        "psi": None if pressure is None else pressure.some.avg10,
     }
 
 

@@ -11,6 +11,7 @@ from edged.api.errors import BadRequest
 from edged.api.requests import ID_PATTERN
 
 MAX_REPLY_TOPIC_BYTES = 256  # the longest topic AWS IoT Core takes, and far more than a person types
+ANNOUNCED = "home-assistant.topic"  # in the state folder: where Home Assistant was told of this box
 _OP_PATTERN = re.compile(r"[a-z_]{1,32}")
 
 
@@ -53,6 +54,14 @@ class Topics(Struct, frozen=True):
     @property
     def health(self) -> str:
         return f"{self.root}/health"
+
+    @property
+    def model(self) -> str:
+        return f"{self.root}/model"
+
+    @property
+    def last_answer(self) -> str:
+        return f"{self.root}/last_answer"
 
     @property
     def answer(self) -> str:

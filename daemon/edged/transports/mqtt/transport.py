@@ -20,13 +20,15 @@ from edged.transports.mqtt.desk import Desk
 from edged.transports.mqtt.endpoint import Endpoint
 from edged.transports.mqtt.errors import BrokerRefused, BrokerUnreachable, NoAnswer, VersionRefused
 from edged.transports.mqtt.line import Line
-from edged.transports.mqtt.presence import HEALTH_INTERVAL_S, OFFLINE, Presence
+from edged.transports.mqtt.presence import HEALTH_LOOK_S, OFFLINE, Presence
 from edged.transports.mqtt.topics import Topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from edged.api.config import Mqtt
+    from edged.transports.mqtt.board import Board
+    from edged.transports.mqtt.incoming import Incoming
     from edged.transports.port import Service
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class MqttTransport:
         node: str,
         service: Service,
         *,
+        boards: Sequence[Board] = (),
         uniform: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,6 +64,9 @@ class MqttTransport:
         self._desk = Desk(self._topics, config, service, self._line, clock=clock)
         self._presence = Presence(self._topics, service, clock=clock)
         self._changed = asyncio.Event()
+        self._boards = boards
+        for board in boards:
+            board.changed = self.service_changed
         self._trouble: EdgeError | None = BrokerUnreachable("no attempt was made yet")
         self._task: asyncio.Task[None] | None = None
 
@@ -133,7 +139,7 @@ class MqttTransport:
 
     async def _attempt(self) -> bool:
         """One connection from its birth to its end; True when the next should follow at once."""
-        connection = Connection(self._endpoint(), self._desk.receive)
+        connection = Connection(self._endpoint(), self._receive)
         try:
             resumed = await connection.open()
             self._version_works = True
@@ -154,6 +160,10 @@ class MqttTransport:
             connection.abandon("stopped")
         raise _ended(await connection.closed, lived_s)
 
+    def _receive(self, connection: Connection, message: Incoming) -> None:
+        if not any(board.receive(connection, message) for board in self._boards):
+            self._desk.receive(connection, message)
+
     def _fall_back(self, error: VersionRefused | NoAnswer) -> bool:
         """Try 3.1.1 when a broker does not take 5; some say so, others (amqtt) fall silent over it."""
         if self._version_works or self._config.version != "5":
@@ -167,16 +177,21 @@ class MqttTransport:
 
     async def _serve(self, connection: Connection) -> None:
         """Subscribe, then publish what changes until the connection ends."""
-        refused = await connection.subscribe(self._topics.subscriptions)
+        heard = [one for board in self._boards for one in board.subscriptions]
+        refused = await connection.subscribe((*self._topics.subscriptions, *heard))
         self._trouble = _not_allowed(refused) if refused else None
         if refused:
             log.warning("mqtt broker %s refused the subscription %s", self.address, ", ".join(refused))
         self._presence.forget()
+        for board in self._boards:
+            board.forget()
         health = asyncio.create_task(self._report_health(connection), name="mqtt-health")
         try:
             while connection.alive:
                 self._changed.clear()
                 await self._presence.tell(connection)
+                for board in self._boards:
+                    await board.tell(connection)
                 changed = asyncio.ensure_future(self._changed.wait())
                 events: set[asyncio.Future[Any]] = {changed, connection.closed}
                 await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
@@ -188,7 +203,7 @@ class MqttTransport:
     async def _report_health(self, connection: Connection) -> None:
         while connection.alive:
             self._presence.tell_health(connection)
-            await asyncio.sleep(HEALTH_INTERVAL_S)
+            await asyncio.sleep(HEALTH_LOOK_S)
 
     def _endpoint(self) -> Endpoint:
         config = self._config

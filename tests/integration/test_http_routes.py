@@ -22,6 +22,7 @@ ROUTES = [
     ("GET", "/readyz"),
     ("GET", "/status"),
     ("GET", "/info"),
+    ("GET", "/metrics"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/default"),
     ("POST", "/v1/chat/completions"),
@@ -244,7 +245,7 @@ def test_the_index_names_every_route():
         async with serving() as box, box.client() as client:
             routes = (await client.get("/")).json()["routes"]
             assert routes["/v1/completions"] == ["POST"]
-            assert len(routes) == 12
+            assert len(routes) == 13
 
     asyncio.run(scenario())
 

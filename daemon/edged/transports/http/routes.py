@@ -13,13 +13,14 @@ from starlette.responses import Response
 from edged import __version__
 from edged.api.errors import EdgeError
 from edged.api.status import Info, Status
-from edged.transports.http import guards
+from edged.transports.http import guards, metrics
 from edged.transports.http.at_once import AtOnce, Classify, Embeddings
 from edged.transports.http.completions import Completions
 from edged.transports.http.described import About, Described
 from edged.transports.http.errors import JsonResponse, ModelNotFound, error_response, router_error
 from edged.transports.http.hosts import own_names
 from edged.transports.http.openai import CHAT, TEXT, ChatBody, TextBody, model_id, serves
+from edged.transports.http.page_files import PageFiles
 
 if TYPE_CHECKING:
     from starlette.requests import Request as HttpRequest
@@ -42,6 +43,7 @@ def build_app(config: Http, service: Service, key: ApiKey | None, patience: Pati
     stack = [
         Middleware(guards.ConnectionLimit),
         Middleware(guards.OwnHostOnly, names=own_names(config.host, service.info().node)),
+        Middleware(PageFiles),
         *([Middleware(guards.KeyRequired, key=key)] if key else []),
         Middleware(guards.BodyLimit, max_bytes=config.max_body_bytes),
     ]
@@ -79,6 +81,9 @@ def _routes(service: Service, patience: Patience, *, keyed: bool) -> list[Descri
             About(summary="A request sent now is taken.", answer="Readiness", others=((503, "Readiness"),)),
         ),
         Described("/status", tell.status, About(summary="How the box is.", answer=Status)),
+        Described(
+            "/metrics", tell.metrics, About(summary="The same for Prometheus.", media_type="text/plain")
+        ),
         Described("/info", tell.info, About(summary="What the box can do.", answer=Info)),
         Described("/v1/models", tell.models, About(summary="The model there is.", answer="ModelList")),
         Described(
@@ -127,6 +132,10 @@ class _About:
 
     async def status(self, _: HttpRequest) -> JsonResponse:
         return JsonResponse(self._service.status())
+
+    async def metrics(self, _: HttpRequest) -> Response:
+        headers = {"content-type": metrics.CONTENT_TYPE}
+        return Response(metrics.exposition(self._service.status()), headers=headers)
 
     async def info(self, _: HttpRequest) -> JsonResponse:
         return JsonResponse(self._service.info())

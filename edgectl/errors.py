@@ -115,7 +115,7 @@ EXIT_CODES: dict[str, int] = {
     "usage": 2, "not_found": 2, "bad_request": 2, "too_large": 2, "config": 2, "confirmation": 2,
     "unauthorized": 2,
     "nothing_fits": 3, "no_space": 3, "storage": 3,
-    "device_unsupported": 4,
+    "device_unsupported": 4, "no_box": 4,
     "unreachable": 5,
     "unhealthy": 6, "engine_lost": 6, "model": 6, "port_in_use": 6, "command": 6,
     "rolled_back": 7,

@@ -95,6 +95,14 @@ class EdgeService:
         return self.state is ServiceState.READY
 
     @property
+    def room(self) -> int:
+        if not self.ready or self._engine is None:
+            return 0
+        unloaded = self._engine.state is EngineState.UNLOADED  # one request brings the model back
+        free = self._config.model.slots if unloaded else self._engine.free_slots
+        return max(0, free - len(self._queue))
+
+    @property
     def state(self) -> ServiceState:
         if self._draining:
             return ServiceState.DRAINING

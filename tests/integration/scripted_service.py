@@ -33,6 +33,10 @@ class ScriptedService:
         self.refusal: EdgeError | None = None
         self.defect: Exception | None = None
 
+    @property
+    def room(self) -> int:
+        return max(0, MODEL.slots - len(self.running)) if self.ready else 0
+
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         self.seen.append(request)
         if self.defect:

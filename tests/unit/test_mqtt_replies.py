@@ -20,7 +20,7 @@ from edged.transports.mqtt.errors import WIRE_CODES
 
 PUBLISHED = {  # the table of docs and of every device out there
     "bad_request", "too_large", "busy", "expired", "loading", "memory_guard", "thermal", "cancelled",
-    "internal",
+    "internal", "no_box",
 }  # fmt: skip
 TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\x00\x1f"\\\n🙂é'), max_size=600)
 IDS = st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True)

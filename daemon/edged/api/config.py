@@ -100,6 +100,13 @@ class Http(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_connections: int = 64
 
 
+class Pool(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Boxes on one broker that share the work of one set of topics."""
+
+    enabled: bool = False
+    name: str = "pool"  # <mqtt.base>/<name>/request/... is where requests come from
+
+
 class Discovery(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     enabled: bool = True
 
@@ -134,6 +141,7 @@ class Config(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory: Memory = field(default_factory=Memory)
     engine: Engine = field(default_factory=Engine)
     mqtt: Mqtt = field(default_factory=Mqtt)
+    pool: Pool = field(default_factory=Pool)
     http: Http = field(default_factory=Http)
     discovery: Discovery = field(default_factory=Discovery)
     log: Log = field(default_factory=Log)

@@ -69,6 +69,12 @@ class Cancelled(EdgeError):
     code = "cancelled"
 
 
+class NoBox(EdgeError):
+    """No box has what the request needs: the operation, the model, its size, its context."""
+
+    code = "no_box"
+
+
 class EngineLost(EdgeError):
     """The engine process died or was killed while it worked on this request."""
 
@@ -120,6 +126,6 @@ class ModelUnusable(EdgeError):
 
 
 REQUEST_ERRORS: tuple[type[EdgeError], ...] = (
-    BadRequest, TooLarge, Busy, Expired, Loading, MemoryGuard, Cancelled, EngineLost, Internal, Draining,
+    BadRequest, TooLarge, Busy, Expired, Loading, MemoryGuard, Cancelled, NoBox, EngineLost, Internal, Draining,
 )  # fmt: skip
 BY_CODE: dict[str, type[EdgeError]] = {kind.code: kind for kind in REQUEST_ERRORS}

@@ -213,6 +213,13 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         "must be from 0 to limits.max_tokens",
         lambda c: 0 <= c.model.thinking_budget <= c.limits.max_tokens,
     ),
+    (
+        "pool.name",
+        "1 to 48 characters of A-Z a-z 0-9 . _ -, and not the name of this box",
+        lambda c: bool(NODE_PATTERN.fullmatch(c.pool.name))
+        and not (c.pool.enabled and c.pool.name == (c.node or default_node())),
+    ),
+    ("pool.enabled", "needs mqtt.enabled", lambda c: c.mqtt.enabled or not c.pool.enabled),
     ("http.port", "must be between 0 and 65535", lambda c: 0 <= c.http.port <= 65535),
     ("http.max_body_bytes", "must be at least 1024", lambda c: c.http.max_body_bytes >= 1024),
     ("http.max_connections", "must be between 1 and 4096", lambda c: 1 <= c.http.max_connections <= 4096),

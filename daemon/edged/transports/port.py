@@ -23,6 +23,10 @@ class Service(Protocol):
         """A model is loaded and new requests are taken."""
 
     @property
+    def room(self) -> int:
+        """Requests that would begin at once, without waiting for a slot."""
+
+    @property
     def capacity(self) -> int:
         """Requests that may be accepted and unanswered at once: slots + queue."""
 

@@ -83,6 +83,7 @@ STATUS: Mapping[str, tuple[int, str]] = {
     "bad_request": (400, "invalid_request_error"),
     "unauthorized": (401, "authentication_error"),
     "cross_origin": (403, "permission_error"),
+    "no_box": (404, "invalid_request_error"),
     "not_found": (404, "invalid_request_error"),
     "model_not_found": (404, "invalid_request_error"),
     "method_not_allowed": (405, "invalid_request_error"),

@@ -64,6 +64,7 @@ WIRE_CODES: Mapping[str, str] = MappingProxyType(
         "memory_guard": "memory_guard",
         "thermal": "thermal",
         "cancelled": "cancelled",
+        "no_box": "no_box",
         "engine_lost": "internal",
         "internal": "internal",
     }

@@ -5,10 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from edged.api.events import Channel, Delta, Event, Finished, Terminal, Timings, TokenLogprob
+from edged.api.events import (
+    CallPiece,
+    Channel,
+    Delta,
+    Event,
+    Finished,
+    Terminal,
+    Timings,
+    TokenLogprob,
+    whole_calls,
+)
 
 if TYPE_CHECKING:
-    from edged.api.requests import Request, ToolCall
+    from edged.api.requests import Request
     from edged.ipc.messages import Done, Start, Token
 
 
@@ -35,7 +45,7 @@ class Job:
         self.paused = False  # the engine was told to wait for the reader
         self._deltas = 0
         self._said: dict[Channel, list[str]] = {"text": [], "reasoning": []}
-        self._tool_calls: list[ToolCall] = []
+        self._tool_calls: list[CallPiece] = []
         self._logprobs: list[TokenLogprob] = []
 
     @property
@@ -68,7 +78,7 @@ class Job:
             id=self.request.id,
             text="".join(self._said["text"]),
             reasoning="".join(self._said["reasoning"]),
-            tool_calls=tuple(self._tool_calls),
+            tool_calls=whole_calls(self._tool_calls),
             logprobs=None if self.request.logprobs is None else tuple(self._logprobs),
             finish=done.finish,
             usage=done.usage,

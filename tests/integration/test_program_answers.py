@@ -76,6 +76,13 @@ def test_openai_clients_get_schemas_tools_and_probabilities(tmp_path):
             assert said["message"]["content"] is None
             for call in said["message"]["tool_calls"]:
                 jsonschema.validate(json.loads(call["function"]["arguments"]), REPORT)
+            chunks = await stream(client, asks("Report that it is open.", **one))
+            first, *rest = [call for chunk in chunks for call in chunk["delta"].get("tool_calls", ())]
+            assert (first["index"], first["function"]["name"], bool(first["id"])) == (0, "report", True)
+            assert all(piece.keys() == {"index", "function"} for piece in rest)
+            assert len(rest) > 3
+            joined = "".join(piece["function"]["arguments"] for piece in (first, *rest))
+            assert joined == said["message"]["tool_calls"][0]["function"]["arguments"]
             result = {
                 "role": "tool",
                 "content": "done",

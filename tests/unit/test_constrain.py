@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edged.api.events import whole_calls
 from edged.api.requests import Sampling, Tool
 from edged.ipc.messages import EngineOptions, Start
 from edged.worker import constrain
@@ -16,7 +17,7 @@ from edged.worker.backends.fake import END, FakeBackend, Script
 from edged.worker.constrain import Constraint, Forms
 from edged.worker.forms.grammar import Alt, Chars, Grammar, GrammarTooLarge, Ref, Repeat, Seq
 from edged.worker.refused import Refused
-from edged.worker.tools import ToolCalls
+from edged.worker.tool_calls import ToolCalls
 from tests.kit.grammar_text import draw, schemas
 
 FORMS = Forms("hermes")
@@ -152,9 +153,13 @@ def test_calls_that_a_grammar_writes_are_read_as_calls(form, seed):
     text = draw(grammar, random.Random(seed))
     if text is None:
         return
-    calls = [call for call in ToolCalls(TOOLS, str).push(text) if call]
+    told = ToolCalls(TOOLS, str, lambda _form, _rest: True).push(text)
+    whole = ToolCalls(TOOLS, str, lambda _form, _rest: False).push(text)
+    assert not "".join(said for said in (*told, *whole) if isinstance(said, str))
+    calls = whole_calls(piece for piece in told if not isinstance(piece, str))
+    read = whole_calls(piece for piece in whole if not isinstance(piece, str))
+    assert [json.loads(call.arguments) for call in calls] == [json.loads(call.arguments) for call in read]
     assert calls
-    assert not any(isinstance(call, str) for call in calls)
     for call in calls:
         arguments = json.loads(call.arguments)
         if call.name == "get_weather":

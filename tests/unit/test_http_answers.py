@@ -7,7 +7,16 @@ import json
 import msgspec
 import pytest
 
-from edged.api.events import Alternative, Delta, Finished, Timings, TokenLogprob, Usage
+from edged.api.events import (
+    Alternative,
+    CallPiece,
+    Delta,
+    Finished,
+    Timings,
+    TokenLogprob,
+    Usage,
+    whole_calls,
+)
 from edged.api.requests import Request, ToolCall
 from edged.transports.http.answers import Answer
 from edged.transports.http.openai import CHAT, TEXT, Wanted, parse
@@ -62,14 +71,25 @@ def test_calls_are_whole_and_the_message_can_be_sent_back_as_it_is():
     assert request.messages[1].tool_calls == CALLS
 
 
-def test_streamed_calls_are_numbered_through():
+def test_streamed_calls_come_in_pieces_that_are_numbered_through():
     stream = answer()
-    first = choice(stream.delta(Delta(id="r1", seq=0, text="Wait.", tool_calls=CALLS[:1])))["delta"]
-    second = choice(stream.delta(Delta(id="r1", seq=1, tool_calls=CALLS[1:])))["delta"]
+    pieces = (
+        CallPiece(index=0, id="call_1", name="ping"),
+        CallPiece(index=0, arguments='{"x"'),
+        CallPiece(index=0, arguments=":1}"),
+        CallPiece(index=1, id="call_2", name="pong", arguments="{}"),
+    )
+    first = choice(stream.delta(Delta(id="r1", seq=0, text="Wait.", tool_calls=pieces[:2])))["delta"]
+    second = choice(stream.delta(Delta(id="r1", seq=1, tool_calls=pieces[2:])))["delta"]
     assert first["content"] == "Wait."
     assert "content" not in second
-    assert [call["index"] for call in (*first["tool_calls"], *second["tool_calls"])] == [0, 1]
-    assert second["tool_calls"][0]["function"] == {"name": "pong", "arguments": "{}"}
+    assert [*first["tool_calls"], *second["tool_calls"]] == [
+        {"index": 0, "id": "call_1", "type": "function", "function": {"name": "ping", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"x"'}},
+        {"index": 0, "function": {"arguments": ":1}"}},
+        {"index": 1, "id": "call_2", "type": "function", "function": {"name": "pong", "arguments": "{}"}},
+    ]
+    assert whole_calls(pieces) == CALLS
 
 
 def test_probabilities_of_a_chat_are_a_list_of_tokens_with_their_bytes():

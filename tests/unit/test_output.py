@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from edged.api.events import whole_calls
 from edged.api.requests import Sampling, Tool
 from edged.ipc.messages import EngineOptions, Start
 from edged.worker.backends.fake import END, FakeBackend, Script
@@ -59,7 +60,7 @@ class Said:
         self.ended = output.ended
         self.text = self.channel("text")
         self.reasoning = self.channel("reasoning")
-        self.calls = [call for message in self.messages for call in message.tool_calls]
+        self.calls = whole_calls(piece for message in self.messages for piece in message.tool_calls)
         self.logprobs = [one for message in self.messages for one in message.logprobs]
 
     def channel(self, name: str) -> str:
@@ -122,9 +123,26 @@ def test_a_client_that_wants_one_call_at_a_time_gets_one():
         assert (said.text, said.ended) == ("", "tool_calls")
 
 
+def test_a_call_is_told_while_it_is_said_and_held_to_its_form():
+    text = '<tool_call>{"name": "ping", "arguments": {"x": "é'
+    backend = Pieces([text.encode()[:-1], text.encode()[-1:], b'"}', b"}", b"</tool_call>", b" Done."])
+    tools = (Tool(name="ping"),)
+    output = Output(backend, Start(key=1, max_tokens=99, sampling=Sampling(), tools=tools), [999], 4096)
+    assert output.allows is None
+    told = []
+    for token in range(5):
+        (message,) = output.push(token, 0) or [None]
+        told.append(message and [(piece.name, piece.arguments) for piece in message.tool_calls])
+        held = output.allows is not None
+        assert held == (token < 4)
+        assert not held or (output.allows(token + 1) and not output.allows(END))
+    assert told == [[("ping", ""), ("", '{"x": "')], [("", "é")], [("", '"}')], None, None]
+    assert [message.text for message in output.push(5, 0)] == [" Done."]
+
+
 def test_with_tool_choice_none_a_call_is_text():
     said = Said(CALL.encode(), [], tools=True, tool_choice="none")
-    assert (said.text, said.calls, said.ended) == (CALL, [], "stop")
+    assert (said.text, said.calls, said.ended) == (CALL, (), "stop")
 
 
 def test_an_answer_cut_at_its_length_tells_what_was_held_back():

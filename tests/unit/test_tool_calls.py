@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.api.events import CallPiece, whole_calls
 from edged.api.requests import Tool
-from edged.worker.tools import ToolCalls, ToolError, allowed_types, typed
+from edged.worker.forms.calls import rest_of_call
+from edged.worker.tool_calls import ToolCalls
+from edged.worker.tools import ToolError, allowed_types, typed
 
 WEATHER = {
     "type": "object",
@@ -31,20 +34,43 @@ TOOLS = (
 CUTS = st.lists(st.integers(0, 400), max_size=30)
 
 
-def read(text: str, cuts: list[int] = []) -> tuple[str, list[tuple[str, object]]]:  # noqa: B006 - never changed
+def pieces_of(text: str, cuts: list[int], *, told: bool = False) -> list[str | CallPiece]:
+    """What a reader says; ``told`` as a model does that is held to the form of a call it has begun."""
     numbers = itertools.count()
-    reader = ToolCalls(TOOLS, lambda: f"call_{next(numbers)}")
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [item for start, end in itertools.pairwise(edges) for item in reader.push(text[start:end])]
-    said, calls = apart([*pieces, *reader.finish()])
+    end = 0
+
+    def certain(form, rest: str) -> bool:
+        grammar = rest_of_call(form)
+        state = grammar.follow(grammar.start, text[end - len(rest) :]) if told else None
+        return state is not None and state.complete
+
+    reader = ToolCalls(TOOLS, lambda: f"call_{next(numbers)}", certain)
+    said: list[str | CallPiece] = []
+    for start, end in itertools.pairwise(edges):
+        said += reader.push(text[start:end])
+    return [*said, *reader.finish()]
+
+
+def read(
+    text: str,
+    cuts: list[int] = [],  # noqa: B006 - never changed
+    *,
+    told: bool = False,
+) -> tuple[str, list[tuple[str, object]]]:
+    said, calls = apart(pieces_of(text, cuts, told=told))
     assert [call.id for call in calls] == [f"call_{number}" for number in range(len(calls))]
     return said, [(call.name, json.loads(call.arguments)) for call in calls]
+
+
+def never(*_) -> bool:
+    return False
 
 
 def apart(items) -> tuple[str, list]:
     """Text joined, and calls."""
     said = "".join(item for item in items if isinstance(item, str))
-    return said, [item for item in items if not isinstance(item, str)]
+    return said, list(whole_calls(item for item in items if not isinstance(item, str)))
 
 
 def hermes(name: str, arguments: object) -> str:
@@ -80,6 +106,7 @@ TURIN = ("get_weather", {"city": "Turin"})
 )
 def test_calls_are_read_in_both_forms(text, said, calls):
     assert read(text) == (said, calls)
+    assert read(text, told=True) == (said, calls)
 
 
 def test_values_in_bare_text_get_the_types_of_the_tools_schema():
@@ -159,14 +186,14 @@ def test_what_is_no_call_is_text_and_nothing_of_it_is_lost(text):
 
 
 def test_text_that_only_looks_like_a_call_is_not_held_back_for_long():
-    reader = ToolCalls(TOOLS, str)
+    reader = ToolCalls(TOOLS, str, never)
     assert apart(reader.push("<tool_call> is a")) == ("<tool_call> is a", [])
     text = '<tool_call>{"name": "rm"}</tool_call> b'
     assert apart(reader.push(text)) == (text, [])
 
 
 def test_a_call_comes_as_soon_as_it_is_complete():
-    reader = ToolCalls(TOOLS, str)
+    reader = ToolCalls(TOOLS, str, never)
     text = hermes(*TURIN)
     assert apart(reader.push("Yes. " + text[:-1])) == ("Yes.", [])
     said, calls = apart(reader.push(text[-1:] + "\n<tool_call>"))
@@ -209,10 +236,91 @@ def test_text_outside_of_calls_is_kept_in_order(text, cuts):
         assert said == text
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-999, 999) | st.text('ab"\\{}</>\né😀', max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text('ab"}', max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+CALLS = st.one_of(
+    st.dictionaries(st.text("xyz", min_size=1, max_size=2), VALUES, max_size=3).map(
+        lambda arguments: hermes("ping", arguments)
+    ),
+    st.dictionaries(
+        st.sampled_from(["city", "days", "tags", "any"]), st.text('ab"<>/\n1{é', max_size=8), max_size=4
+    ).map(lambda values: xml("get_weather", **values)),
+)
+
+
+@given(st.lists(CALLS | st.sampled_from(["Well. ", "\n", "<tool_call>"]), max_size=4).map("".join), CUTS)
+def test_the_pieces_of_calls_joined_are_the_calls_wherever_tokens_cut_the_text(text, cuts):
+    told = pieces_of(text, cuts, told=True)
+    assert apart(told) == apart(pieces_of(text, [], told=True))
+    said, calls = read(text)
+    assert read(text, cuts, told=True) == (said, calls)
+    named: dict[int, str] = {}
+    for piece in told:
+        if isinstance(piece, CallPiece):
+            assert (piece.index in named) == (not piece.id)
+            assert piece.index == len(named) - (piece.index in named)
+            named.setdefault(piece.index, piece.name)
+    assert list(named.values()) == [name for name, _ in calls]
+
+
+def test_a_call_is_told_by_its_name_first_and_then_as_its_arguments_come():
+    reader = ToolCalls(TOOLS, lambda: "call_1", lambda _form, _rest: True)
+    assert reader.push('<tool_call>\n{"name": "get_weather') == [""]
+    assert reader.push('",') == [CallPiece(index=0, id="call_1", name="get_weather")]
+    assert reader.telling
+    assert reader.push(' "arguments": ') == []
+    assert reader.push('{"city": "Tu') == [CallPiece(index=0, arguments='{"city": "Tu')]
+    assert reader.push('rin"}}\n</tool_') == [CallPiece(index=0, arguments='rin"}')]
+    assert reader.push("call>") == [""]
+    assert not reader.telling
+
+
+def test_bare_values_are_told_one_by_one_with_the_types_of_the_schema():
+    reader = ToolCalls(TOOLS, lambda: "call_1", lambda _form, _rest: True)
+    assert reader.push("<tool_call>\n<function=get_weather>\n<parameter=city>\nTu") == [
+        "",
+        CallPiece(index=0, id="call_1", name="get_weather"),
+    ]
+    assert reader.push("rin\n</parameter>\n<par") == [CallPiece(index=0, arguments='{"city": "Turin"')]
+    assert reader.push("ameter=days>\n3\n</parameter>\n</function>") == [
+        CallPiece(index=0, arguments=', "days": 3}')
+    ]
+    assert reader.push("\n</tool_call>") == [""]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('<tool_call>{"name": "ping", "arguments": {"x": "ne', '{"x": "ne'),
+        ('<tool_call>{"name": "ping"', ""),
+        ("<tool_call><function=ping><parameter=x>\n1\n</parameter><parameter=y>\n2", '{"x": 1'),
+    ],
+)
+def test_a_call_that_was_told_and_cut_stays_a_call(text, arguments):
+    reader = ToolCalls(TOOLS, lambda: "call_1", lambda _form, _rest: True)
+    said, (call,) = apart([*reader.push(text), *reader.finish()])
+    assert (said, call.name, call.arguments) == ("", "ping", arguments)
+
+
+def test_where_one_call_is_wanted_nothing_is_told_behind_it():
+    for certain in (never, lambda _form, _rest: True):
+        reader = ToolCalls(TOOLS, str, certain, several=False)
+        said = reader.push(hermes(*TURIN) + "\n" + xml("ping") + "and so on")
+        assert [call.name for call in apart([*said, *reader.push("!"), *reader.finish()])[1]] == [
+            "get_weather"
+        ]
+        assert reader.over
+
+
 def test_parameters_that_are_no_schema_are_refused_by_the_tools_name():
-    for parameters in ("[", "[]", "1", "[" * 100_000):
+    for parameters in ("[", "[]", "1", "[" * 100_000, '{"type": "array"}', '{"type": ["object", "null"]}'):
         with pytest.raises(ToolError, match="ping"):
-            ToolCalls([Tool(name="ping", parameters=parameters)], str)
+            ToolCalls([Tool(name="ping", parameters=parameters)], str, never)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
 from edged.api.errors import BY_CODE, EdgeError, Internal
 from edged.api.requests import ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # stop: end of turn or a stop string; length: max_tokens or context; tool_calls: the model wants functions
 # called; repetition: it ran in a circle and was stopped
@@ -67,8 +70,33 @@ class Score(Struct, frozen=True):
     tokens: int = 1
 
 
+class CallPiece(Struct, frozen=True, kw_only=True):
+    """Part of call number ``index``; only the first one has its id and name.
+
+    The arguments of all of them, joined, are those of the call.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+def whole_calls(pieces: Iterable[CallPiece]) -> tuple[ToolCall, ...]:
+    """The calls that ``pieces`` make up, in order."""
+    first: dict[int, CallPiece] = {}
+    arguments: dict[int, list[str]] = {}
+    for piece in pieces:
+        first.setdefault(piece.index, piece)
+        arguments.setdefault(piece.index, []).append(piece.arguments)
+    return tuple(
+        ToolCall(id=piece.id, name=piece.name, arguments="".join(arguments[index]))
+        for index, piece in first.items()
+    )
+
+
 class Delta(Struct, frozen=True, kw_only=True, tag="delta"):
-    """More of the answer: text of one channel in whole code points, tool calls that are complete, or both.
+    """More of the answer: text of one channel in whole code points, pieces of tool calls, or both.
 
     ``seq`` counts from 0 without gaps. ``logprobs`` are those of the tokens of the text channel.
     """
@@ -77,13 +105,14 @@ class Delta(Struct, frozen=True, kw_only=True, tag="delta"):
     seq: int
     text: str = ""
     channel: Channel = "text"
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[CallPiece, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
     """The whole answer; ``text`` and ``reasoning`` equal the deltas of their channel joined.
 
+    The arguments of ``tool_calls`` are cut where the answer was, when it is cut inside of a call.
     ``scores`` are the answer to ``classify`` in the order of its choices, ``embeddings`` the answer to
     ``embed``, one vector for each input.
     """

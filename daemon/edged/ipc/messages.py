@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from edged.api.events import Channel, FinishReason, Score, TokenLogprob, Usage
-from edged.api.requests import Message, Op, Sampling, ScoringRule, Tool, ToolCall
+from edged.api.events import CallPiece, Channel, FinishReason, Score, TokenLogprob, Usage
+from edged.api.requests import Message, Op, Sampling, ScoringRule, Tool
 from edged.api.status import MemoryParts
 from edged.ipc.frames import FrameError, pack
 
@@ -159,7 +159,7 @@ class Token(Struct, frozen=True, kw_only=True, tag="token"):
     key: int
     text: str = ""
     channel: Channel = "text"
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[CallPiece, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
 
 

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 from edged.api.events import Alternative, TokenLogprob
 from edged.ipc.messages import Token
 from edged.worker.constrain import Constraint
+from edged.worker.forms.calls import rest_of_call
 from edged.worker.reasoning import ENOUGH, State, Thought, opened_by
 from edged.worker.repetition import Circle
 from edged.worker.text import StopStrings
-from edged.worker.tools import CALL, ToolCalls
+from edged.worker.tool_calls import ToolCalls
+from edged.worker.tools import CALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from edged.api.events import FinishReason
-    from edged.api.requests import ToolCall
+    from edged.api.events import CallPiece, FinishReason
     from edged.ipc.messages import Start
     from edged.worker.backends.base import Backend
+    from edged.worker.forms.calls import CallForm
     from edged.worker.forms.grammar import Grammar
 
 LEAST_ANSWER_TOKENS = 8
@@ -44,12 +46,14 @@ class Output:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._thought = _thought(backend, order, prompt, formed=grammar is not None)
         self._constraint = None if grammar is None else Constraint(grammar, backend)
+        self._formed = grammar is not None  # all of the answer, not just the call that is being told
         self._budget = order.thinking_budget or room
         self._closing: list[int] | None = None  # tokens that end a thought; none once they were used
         tools = order.tools if order.tool_choice != "none" else ()
-        self._calls = ToolCalls(tools, _call_id) if tools else None
-        self._one_call = not order.parallel_tool_calls
+        several = order.parallel_tool_calls
+        self._calls = ToolCalls(tools, _call_id, self._hold_to, several=several) if tools else None
         self._called = False
+        self._choices = order.choices
         self._stop = StopStrings(order.stop)
         self._circle = Circle()
         self._logprobs = None if order.logprobs is None else Logprobs(backend, order.logprobs)
@@ -74,7 +78,7 @@ class Output:
             self._logprobs.draw(token, piece, row)
         messages = self._messages(self._decoder.decode(piece), first=self._count == 1)
         formed = self._constraint is not None and self._constraint.over
-        if self._stop.stopped or formed or (self._called and self._one_call):
+        if self._stop.stopped or formed or (self._calls is not None and self._calls.over):
             self.ended = "stop"
         elif self._circle.push(token):
             self.ended = "repetition"
@@ -156,29 +160,42 @@ class Output:
             self._logprobs.forget()
         return reasoning, answer
 
-    def _find_calls(self, text: str, *, last: bool) -> tuple[str, list[ToolCall]]:
-        """Text that can be shown, and calls; nothing behind a stop string or the one call that is wanted."""
+    def _find_calls(self, text: str, *, last: bool) -> tuple[str, list[CallPiece]]:
+        """Text that can be shown, and pieces of calls; nothing behind a stop string."""
         if self._calls is None:
             return self._stop.push(text), []
         shown = ""
-        calls: list[ToolCall] = []
+        calls: list[CallPiece] = []
         for item in [*self._calls.push(text), *(self._calls.finish() if last else ())]:
-            if self._stop.stopped or (self._called and self._one_call):
+            if self._stop.stopped:
                 break
             if isinstance(item, str):
                 shown += self._stop.push(item)
             else:
                 calls.append(item)
                 self._called = True
+        if not (self._formed or self._calls.telling):
+            self._constraint = None
         return shown, calls
 
-    def _settle(self, shown: str, calls: list[ToolCall], *, last: bool) -> tuple[TokenLogprob, ...]:
+    def _hold_to(self, form: CallForm, rest: str) -> bool:
+        """Hold the answer to the form of a call behind its function's name; False if ``rest`` breaks it."""
+        if self._formed:  # and nothing but a call begins like one, unless it is a choice
+            return not any(choice.startswith(CALL) for choice in self._choices)
+        begun, _ = self._decoder.getstate()
+        constraint = Constraint(rest_of_call(form), self._backend)
+        if not constraint.take(rest.encode() + begun):
+            return False
+        self._constraint = constraint
+        return True
+
+    def _settle(self, shown: str, calls: list[CallPiece], *, last: bool) -> tuple[TokenLogprob, ...]:
         if self._logprobs is None:
             return ()
         self._logprobs.shown(shown)
         if self._stop.stopped:
             return self._logprobs.take_shown()
-        held = self._stop.held or (self._calls is not None and self._calls.held)
+        held = self._stop.held or (self._calls is not None and self._calls.holding)
         return self._logprobs.take() if last or ((shown or calls) and not held) else ()
 
 

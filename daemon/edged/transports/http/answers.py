@@ -12,7 +12,7 @@ from edged.transports.http.forms import call_objects, chat_logprobs, text_logpro
 
 if TYPE_CHECKING:
     from edged.api.errors import EdgeError
-    from edged.api.events import Delta, Finished, TokenLogprob, Usage
+    from edged.api.events import CallPiece, Delta, Finished, TokenLogprob, Usage
     from edged.transports.http.openai import Dialect, Wanted
 
 DONE = b"data: [DONE]\n\n"
@@ -26,7 +26,6 @@ class Answer:
         self._chat = dialect.op == "chat"
         self._dialect = dialect
         self._include_usage = wanted.include_usage
-        self._calls = 0  # told so far
         self._chars = 0
         self._head = {"id": wanted.request.id, "created": int(time.time()), "model": model}
 
@@ -50,9 +49,7 @@ class Answer:
         if event.text:
             said["reasoning_content" if event.channel == "reasoning" else "content"] = event.text
         if event.tool_calls:
-            calls = enumerate(call_objects(event.tool_calls), self._calls)
-            said["tool_calls"] = [{"index": index, **call} for index, call in calls]
-            self._calls += len(event.tool_calls)
+            said["tool_calls"] = list(map(_call_piece, event.tool_calls))
         logprobs = self._logprobs(event.logprobs) if event.logprobs else None
         return self._chunk(said, event.text, logprobs=logprobs)
 
@@ -100,6 +97,13 @@ def _message(event: Finished) -> dict[str, Any]:
     if event.tool_calls:
         message |= {"content": event.text or None, "tool_calls": call_objects(event.tool_calls)}
     return message
+
+
+def _call_piece(piece: CallPiece) -> dict[str, Any]:
+    if not piece.id:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
 
 
 def failure(error: EdgeError) -> bytes:

@@ -1,13 +1,14 @@
-"""Tool calls as grammars, for when the model must make one. Pure."""
+"""Tool calls as grammars, for when the model must make one or has begun to. Pure."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edged.worker.forms import json_parts as parts
-from edged.worker.forms.grammar import Alt, Chars, Part, Ref, Repeat, Seq, alt, optional
+from edged.worker.forms.grammar import Alt, Chars, Grammar, Part, Ref, Repeat, Seq, alt, optional
 from edged.worker.forms.schema import SchemaReader
-from edged.worker.tools import CALL, END_CALL, END_FUNCTION, FUNCTION, allowed_types, parameters
+from edged.worker.tools import CALL, END_CALL, END_FUNCTION, END_VALUE, FUNCTION, allowed_types, parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from edged.api.requests import Tool
 
 CallForm: TypeAlias = Literal["hermes", "functions"]  # see edged.worker.tools
-_END_VALUE = "</parameter>"
 _ANY_CHARACTER = ((0x09, 0x0A), (0x20, 0xD7FF), (0xE000, 0x10FFFF))
 
 
@@ -30,6 +30,21 @@ def calls_of(tools: Sequence[Tool], form: CallForm, *, several: bool) -> tuple[P
     rules["call"] = one
     more = Repeat(Seq(("\n", Ref("call"))))
     return (Seq((Ref("call"), more)) if several else Ref("call")), rules
+
+
+@cache
+def rest_of_call(form: CallForm) -> Grammar:
+    """What may follow the name of the function in a call that is to be told as it comes, then any text."""
+    if form == "hermes":
+        key = alt('"arguments"', '"parameters"')
+        arguments = Seq((",", parts.BLANK, key, ":", optional(" "), parts.OBJECT))
+        inside = Seq((optional(arguments), parts.BLANK, "}"))
+    else:
+        name = Repeat(Chars(tuple(_except("<", ">", "\n"))), 1)
+        parameter = Seq((parts.BLANK, "<parameter=", name, ">", Ref("text 0"), END_VALUE))
+        inside = Seq((Repeat(parameter), parts.BLANK, END_FUNCTION))
+    root = Seq((inside, parts.BLANK, END_CALL, Repeat(Chars(_ANY_CHARACTER))))
+    return Grammar(root, parts.VALUES | _text_rules())
 
 
 def _hermes(tool: Tool, rules: dict[str, Part]) -> Part:
@@ -47,7 +62,7 @@ def _function(tool: Tool, rules: dict[str, Part]) -> Part:
         if any(char in name for char in "<>\n"):
             continue  # a name that this form cannot carry
         value = _bare_value(one, schema, tool, rules)
-        parameter = Seq((f"<parameter={name}>\n", value, f"\n{_END_VALUE}\n"))
+        parameter = Seq((f"<parameter={name}>\n", value, f"\n{END_VALUE}\n"))
         needed = isinstance(required, list) and name in required
         values.append(parameter if needed else optional(parameter))
     return Seq((f"{FUNCTION}{tool.name}>\n", *values, END_FUNCTION))
@@ -74,12 +89,12 @@ def _value(schema: Any, document: Any, tool: Tool, rules: dict[str, Part]) -> Pa
 def _text_rules() -> dict[str, Part]:
     """Text without the tag that ends a value: ``text n`` is what may follow the first n characters of it."""
     rules: dict[str, Part] = {}
-    for length, char in enumerate(_END_VALUE):
+    for length, char in enumerate(END_VALUE):
         others = Chars(tuple(_except(char, "<")))
         options: list[Part] = ["", Seq((others, Ref("text 0")))]
         if char != "<":
             options.append(Seq(("<", Ref("text 1"))))
-        if length + 1 < len(_END_VALUE):
+        if length + 1 < len(END_VALUE):
             options.append(Seq((char, Ref(f"text {length + 1}"))))
         rules[f"text {length}"] = Alt(tuple(options))
     return rules

@@ -53,6 +53,23 @@ def test_choices_are_scored_after_a_conversation_and_after_a_raw_prompt(tmp_path
     run(scenario())
 
 
+def test_choices_are_scored_behind_a_template_of_the_box(tmp_path):
+    async def scenario():
+        tree = fake_tree(fake_model(tmp_path), templates={"door": {"system": "You watch a door."}})
+        async with running_service(tree, tmp_path) as inner:
+            await inner.ready()
+            async with serving(service=inner.service) as box, box.client() as client:
+                body = {"messages": HI, "choices": CHOICES}
+                plain = (await client.post("/v1/classify", json=body)).json()
+                with_it = (await client.post("/v1/classify", json={**body, "template": "door"})).json()
+                more = with_it["usage"]["prompt_tokens"] - plain["usage"]["prompt_tokens"]
+                assert more > len("You watch a door.")
+                refused = await client.post("/v1/classify", json={**body, "template": "gate"})
+                assert refused.json()["error"]["param"] == "template"
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from edged.api.errors import BadRequest, EdgeError
 from edged.api.requests import Message, Sampling, Tool, ToolCall
 from edged.api.status import ModelInfo
+from edged.transports.http.bodies import LABELS, NEUTRAL
 from edged.transports.http.errors import ModelNotFound, error_object
-from edged.transports.http.openai import CHAT, LABELS, NEUTRAL, TEXT, Wanted, parse
+from edged.transports.http.openai import CHAT, TEXT, Wanted, parse
 
 MODEL = ModelInfo(name="Qwen3.5-2B", quant="Q4_K_M", file_bytes=1, context_tokens=512, slots=2)
 USER = {"role": "user", "content": "hi"}
@@ -142,11 +143,38 @@ def test_text_parts_are_joined():
     assert parsed({"messages": [{"role": "user", "content": content}]}).request.messages[0].content == "ab"
 
 
-def test_image_parts_are_refused_by_kind():
+def test_pictures_are_refused_in_words_that_say_why():
     content = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:"}}]
     error = refusal({"messages": [USER, {"role": "user", "content": content}]})
-    assert error.message.startswith("messages[1].content: parts of type image_url are not supported")
+    assert error.code == "no_vision"
+    assert "cannot see pictures" in error.message
     assert error_object(error)["error"]["param"] == "messages[1].content"
+
+
+def test_other_parts_are_refused_by_kind():
+    content = [{"type": "input_audio", "input_audio": {}}]
+    error = refusal({"messages": [{"role": "user", "content": content}]})
+    assert error.message.startswith("messages[0].content: parts of type input_audio are not supported")
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking"),
+    [
+        ({"reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "minimal"}, False),
+        ({"reasoning_effort": "low"}, True),
+        ({"reasoning_effort": "high"}, True),
+        ({"reasoning_effort": None}, None),
+        ({"reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": False}}, False),
+    ],
+)
+def test_an_effort_is_a_thought_or_none_unless_the_switch_says_otherwise(fields, thinking):
+    assert parsed({"messages": [USER], **fields}).request.thinking is thinking
+
+
+@pytest.mark.parametrize("name", ["qwen3.5-2b:latest", "Qwen3.5-2B:Q4_K_M"])
+def test_the_model_answers_to_names_with_a_tag(name):
+    assert parsed({"messages": [USER], "model": name})
 
 
 def test_an_answer_of_ours_can_be_sent_back_as_clients_store_it():

@@ -1,4 +1,4 @@
-"""Events → answers of the OpenAI dialect: one object, or the chunks of an event stream."""
+"""Events → answers of OpenAI's completions: one object, or the chunks of an event stream."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from edged.transports.http.forms import call_objects, chat_logprobs, text_logpro
 if TYPE_CHECKING:
     from edged.api.errors import EdgeError
     from edged.api.events import CallPiece, Delta, Finished, TokenLogprob, Usage
-    from edged.transports.http.openai import Dialect, Wanted
+    from edged.transports.http.openai import Completion, Wanted
 
 DONE = b"data: [DONE]\n\n"
-COMMENT = b": waiting\n\n"  # keeps proxies from cutting the stream
+COMMENT = b": waiting\n\n"
 
 
 class Answer:
     """The answer to one request, whole or chunk by chunk; chunks share id and time of creation."""
 
-    def __init__(self, dialect: Dialect, wanted: Wanted, model: str) -> None:
+    def __init__(self, dialect: Completion, wanted: Wanted, model: str) -> None:
+        self.request = wanted.request
+        self.stream = wanted.stream
         self._chat = dialect.op == "chat"
         self._dialect = dialect
         self._include_usage = wanted.include_usage
@@ -60,6 +62,12 @@ class Answer:
             return last + DONE
         usage = {"choices": [], "usage": usage_object(event.usage)}
         return last + _frame({"object": self._dialect.chunk_object, **self._head, **usage}) + DONE
+
+    def silence(self) -> bytes:
+        return COMMENT
+
+    def failure(self, error: EdgeError) -> bytes:
+        return _frame(error_object(error)) + DONE
 
     def _logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:
         if self._chat:
@@ -104,11 +112,6 @@ def _call_piece(piece: CallPiece) -> dict[str, Any]:
         return {"index": piece.index, "function": {"arguments": piece.arguments}}
     function = {"name": piece.name, "arguments": piece.arguments}
     return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
-
-
-def failure(error: EdgeError) -> bytes:
-    """The last chunks of a stream that failed after it began."""
-    return _frame(error_object(error)) + DONE
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

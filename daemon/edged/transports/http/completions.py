@@ -1,4 +1,4 @@
-"""The two endpoints that generate text: read the body, submit it, deliver the events."""
+"""The endpoint of every dialect that generates text: read the body, submit it, deliver the events."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from edged.api.events import Delta, Failed, Finished
-from edged.transports.http import answers
+from edged.transports.http.dialect import Asking, Told, renamed
 from edged.transports.http.errors import JsonResponse, SlowBody, WrongMediaType
 from edged.transports.http.guards import defect, header_values
-from edged.transports.http.openai import Dialect, Wanted, model_id, parse
 from edged.transports.http.watching import ClientGone, watched
 
 if TYPE_CHECKING:
@@ -19,14 +18,12 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from edged.api.errors import EdgeError
     from edged.api.events import Event
     from edged.transports.http.connection import Patience
+    from edged.transports.http.dialect import Answer, Dialect
     from edged.transports.port import Service
 
-STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect the stream
-]
 _JSON = re.compile(r"application/json\s*(;\s*charset=\"?utf-?8\"?\s*)?", re.IGNORECASE)
 
 
@@ -43,31 +40,21 @@ class Completions:
         check_media_type(scope)
         try:
             raw = await read_body(receive, self._patience.body_s)
-            wanted = self._parse(raw, scope)
-            events = watched(self._service.submit(wanted.request), receive, self._patience.comment_s)
+            answer = self._dialect.read(raw, asking(scope, self._service))
+            if isinstance(answer, Told):
+                await JsonResponse(answer.body)(scope, receive, send)
+                return
+            scope["state"]["request_id"] = answer.request.id
+            events = watched(self._service.submit(answer.request), receive, self._patience.comment_s)
             async with aclosing(events):
-                deliver = self._stream if wanted.stream else self._whole
-                await deliver(wanted, events, scope, receive, send)
+                deliver = self._stream if answer.stream else self._whole
+                await deliver(answer, events, scope, receive, send)
         except ClientGone:
             return
 
-    def _parse(self, raw: bytes, scope: Scope) -> Wanted:
-        wanted = parse(
-            raw,
-            self._dialect,
-            model=self._service.info().model,
-            request_id=scope["state"]["request_id"],
-            client=client_name(scope),
-        )
-        scope["state"]["request_id"] = wanted.request.id
-        return wanted
-
-    def _answer(self, wanted: Wanted) -> answers.Answer:
-        return answers.Answer(self._dialect, wanted, model_id(self._service.info().model))
-
     async def _whole(
         self,
-        wanted: Wanted,
+        answer: Answer,
         events: AsyncGenerator[Event | None, None],
         scope: Scope,
         receive: Receive,
@@ -75,31 +62,56 @@ class Completions:
     ) -> None:
         async for event in events:
             if isinstance(event, Failed):
-                raise event.error()
+                raise self._error(event)
             if isinstance(event, Finished):
-                response = JsonResponse(self._answer(wanted).whole(event))
-                await response(scope, receive, send)
+                await JsonResponse(answer.whole(event))(scope, receive, send)
                 return
         raise defect()
 
     async def _stream(
-        self, wanted: Wanted, events: AsyncGenerator[Event | None, None], _: Scope, __: Receive, send: Send
+        self, answer: Answer, events: AsyncGenerator[Event | None, None], _: Scope, __: Receive, send: Send
     ) -> None:
         # Nothing is sent before the first event: a refusal still gets its HTTP status.
         first = await anext(events, None)
         while first is None:
-            first = await anext(events, Failed.of(wanted.request.id, defect()))
+            first = await anext(events, Failed.of(answer.request.id, defect()))
         if isinstance(first, Failed):
-            raise first.error()
-        answer = self._answer(wanted)
-        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-        await _send_chunk(send, answer.opening() + _chunk(answer, first))
+            raise self._error(first)
+        headers = [
+            (b"content-type", self._dialect.stream_type),
+            (b"x-accel-buffering", b"no"),  # nginx would collect the stream
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await _send_chunk(send, answer.opening() + self._chunk(answer, first))
         last = isinstance(first, Finished)
         while not last:
-            event = await anext(events, Failed.of(wanted.request.id, defect()))
+            event = await anext(events, Failed.of(answer.request.id, defect()))
             last = isinstance(event, Finished | Failed)
-            await _send_chunk(send, _chunk(answer, event))
+            await _send_chunk(send, self._chunk(answer, event))
         await send({"type": "http.response.body"})
+
+    def _chunk(self, answer: Answer, event: Event | None) -> bytes:
+        """What ``event`` adds to the stream; acceptance adds nothing."""
+        if event is None:
+            return answer.silence()
+        if isinstance(event, Delta):
+            return answer.delta(event)
+        if isinstance(event, Finished):
+            return answer.closing(event)
+        return answer.failure(self._error(event)) if isinstance(event, Failed) else b""
+
+    def _error(self, event: Failed) -> EdgeError:
+        return renamed(event.error(), self._dialect.names)
+
+
+def asking(scope: Scope, service: Service) -> Asking:
+    """What is known of the request of ``scope`` before its body is read."""
+    return Asking(
+        model=service.info().model,
+        limits=service.limits,
+        request_id=scope["state"]["request_id"],
+        client=client_name(scope),
+    )
 
 
 def client_name(scope: Scope) -> str:
@@ -132,17 +144,6 @@ def check_media_type(scope: Scope) -> None:
     coding = ", ".join(header_values(scope, b"content-encoding")).strip().lower()
     if coding not in {"", "identity"}:
         raise WrongMediaType(f"the Content-Encoding is {coding[:80]!r}", hint="send the body as it is")
-
-
-def _chunk(answer: answers.Answer, event: Event | None) -> bytes:
-    """What ``event`` adds to the stream; silence adds a comment, acceptance nothing."""
-    if event is None:
-        return answers.COMMENT
-    if isinstance(event, Delta):
-        return answer.delta(event)
-    if isinstance(event, Finished):
-        return answer.closing(event)
-    return answers.failure(event.error()) if isinstance(event, Failed) else b""
 
 
 async def _send_chunk(send: Send, chunk: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What HTTP says when something fails: status, OpenAI error object, retry headers."""
+"""What HTTP says when something fails: status, error object, retry headers."""
 
 from __future__ import annotations
 
@@ -40,6 +40,18 @@ class ModelNotFound(EdgeError):
     code = "model_not_found"
 
 
+class NoVision(EdgeError):
+    """The request shows a picture, and nothing here can see."""
+
+    code = "no_vision"
+
+
+class ManagedLocally(EdgeError):
+    """Models are changed on the box itself, not over the network."""
+
+    code = "managed_locally"
+
+
 class WrongMethod(EdgeError):
     """The route exists, but not for this method."""
 
@@ -77,11 +89,15 @@ class Refused(EdgeError):
     code = "refused"
 
 
+OLLAMA = "/api/"  # below it Ollama's form of an error is spoken: {"error": "..."}
+
 # code → (HTTP status, OpenAI error type). Every request error of edged.api is here, and every one above.
 # cancelled is 499: nobody must repeat what somebody stopped, and OpenAI clients do repeat 408, 409 and 5xx.
 STATUS: Mapping[str, tuple[int, str]] = {
     "bad_request": (400, "invalid_request_error"),
     "unauthorized": (401, "authentication_error"),
+    "no_vision": (400, "invalid_request_error"),
+    "managed_locally": (403, "permission_error"),
     "cross_origin": (403, "permission_error"),
     "no_box": (404, "invalid_request_error"),
     "not_found": (404, "invalid_request_error"),
@@ -116,7 +132,7 @@ class JsonResponse(Response):
 def error_object(error: EdgeError) -> dict[str, Any]:
     """``error`` as OpenAI clients expect it; ``param`` is the field that the message starts with."""
     _, kind = STATUS[error.code]
-    field = re.match(r"([a-z_]+(?:\[\d+\]|\.[a-z_]+)*): ", error.message)
+    field = re.match(r"([a-z_]+(?:\[\d+\]|\.\w+)*): ", error.message)
     body: dict[str, Any] = {
         "message": f"{error.message} ({error.hint})" if error.hint else error.message,
         "type": kind,
@@ -128,8 +144,10 @@ def error_object(error: EdgeError) -> dict[str, Any]:
     return {"error": body}
 
 
-def error_response(error: EdgeError, headers: Mapping[str, str] | None = None) -> JsonResponse:
-    """The whole answer to a request that failed before anything was sent."""
+def error_response(
+    error: EdgeError, headers: Mapping[str, str] | None = None, *, path: str = ""
+) -> JsonResponse:
+    """The whole answer to a request that failed before anything was sent, in the dialect of ``path``."""
     status, _ = STATUS[error.code]
     extra = dict(headers or {})
     if error.retry_after_s is not None:
@@ -138,7 +156,10 @@ def error_response(error: EdgeError, headers: Mapping[str, str] | None = None) -
         extra["www-authenticate"] = 'Bearer realm="edged"'
     # Honoured by the OpenAI clients, which otherwise go by the status alone.
     extra["x-should-retry"] = "true" if error.retryable else "false"
-    return JsonResponse(error_object(error), status, extra)
+    told = error_object(error)
+    return JsonResponse(
+        {"error": told["error"]["message"]} if path.startswith(OLLAMA) else told, status, extra
+    )
 
 
 def router_error(status: int, method: str, path: str) -> EdgeError:

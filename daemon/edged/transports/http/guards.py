@@ -79,7 +79,7 @@ class _Exchange:
     async def fail(self, error: EdgeError) -> None:
         """Answer with ``error`` unless an answer is under way; that one is cut off."""
         if not self._started:
-            await error_response(error)(self._scope, self.receive, self.send)
+            await error_response(error, path=self._scope["path"])(self._scope, self.receive, self.send)
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -12,8 +12,8 @@ from edged import __version__
 from edged.api import errors as api_errors
 from edged.api.requests import SAMPLING_RANGES
 from edged.transports.http import errors, openapi_answers
+from edged.transports.http.bodies import Body
 from edged.transports.http.guards import HEALTH_PATHS
-from edged.transports.http.openai import LABELS, NEUTRAL, Addressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,8 +48,8 @@ def document(routes: Iterable[Described], *, limits: Limits, keyed: bool) -> byt
     schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
     refs = dict(zip(kinds, schemas, strict=True))
     for kind in kinds:
-        if issubclass(kind, Addressed):
-            _complete(components[kind.__name__], limits)
+        if issubclass(kind, Body):
+            _complete(kind, components[kind.__name__], limits)
     paths: dict[str, dict[str, Any]] = {}
     failures: dict[str, Any] = {}
     for route in found:
@@ -160,13 +160,13 @@ def _phrase(status: int) -> str:
     return http.HTTPStatus(status).phrase
 
 
-def _complete(schema: dict[str, Any], limits: Limits) -> None:
+def _complete(kind: type[Body], schema: dict[str, Any], limits: Limits) -> None:
     """Add to the schema of a body what the codec and the service check beside the types."""
     properties = schema["properties"]
-    for name in LABELS - properties.keys():
+    for name in kind.labels - properties.keys():
         properties[name] = {"description": "accepted and forgotten"}
-    for name in NEUTRAL.keys() - properties.keys():
-        neutral = [msgspec.json.decode(value) for value in NEUTRAL[name]]
+    for name in kind.neutral.keys() - properties.keys():
+        neutral = [msgspec.json.decode(value) for value in kind.neutral[name]]
         properties[name] = {"enum": [*neutral, None], "description": "not supported: may only be left out"}
     schema["additionalProperties"] = {"type": "null"}
     ranges: dict[str, tuple[float, float]] = {

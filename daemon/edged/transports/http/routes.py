@@ -15,11 +15,12 @@ from edged.api.errors import EdgeError
 from edged.api.status import Info, Status
 from edged.transports.http import guards, metrics
 from edged.transports.http.at_once import AtOnce, Classify, Embeddings
+from edged.transports.http.bodies import model_id, serves
 from edged.transports.http.completions import Completions
 from edged.transports.http.described import About, Described
 from edged.transports.http.errors import JsonResponse, ModelNotFound, error_response, router_error
 from edged.transports.http.hosts import own_names
-from edged.transports.http.openai import CHAT, TEXT, ChatBody, TextBody, model_id, serves
+from edged.transports.http.openai import CHAT, TEXT, ChatBody, TextBody
 from edged.transports.http.page_files import PageFiles
 
 if TYPE_CHECKING:
@@ -157,13 +158,13 @@ class _About:
 async def _router_failed(request: HttpRequest, error: Exception) -> JsonResponse:
     refusal = cast("HTTPException", error)
     failure = router_error(refusal.status_code, request.method, request.scope["path"])
-    return error_response(failure, refusal.headers)
+    return error_response(failure, refusal.headers, path=request.scope["path"])
 
 
-async def _request_failed(_: HttpRequest, error: Exception) -> JsonResponse:
-    return error_response(cast("EdgeError", error))
+async def _request_failed(request: HttpRequest, error: Exception) -> JsonResponse:
+    return error_response(cast("EdgeError", error), path=request.scope["path"])
 
 
-async def _defect(_: HttpRequest, __: Exception) -> JsonResponse:
+async def _defect(request: HttpRequest, _: Exception) -> JsonResponse:
     """Starlette raises the exception again afterwards, and Boundary logs it."""
-    return error_response(guards.defect())
+    return error_response(guards.defect(), path=request.scope["path"])

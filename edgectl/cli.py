@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "logs": "Show the service's log.",
     "discover": "Find edged boxes on the local network.",
     "config": "Check, show and explain the configuration.",
+    "keys": "Make, list and remove the API keys of this computer.",
 }
 
 

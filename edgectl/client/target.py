@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from edgectl.errors import Unauthorized, Usage
 from edged.host import config as config_file
+from edged.host.keys import own_key_path
 from edged.host.paths import SYSTEM, default_paths
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def local_config_path() -> Path:
 def find_target(url: str | None = None, key_file: Path | None = None) -> Target:
     """The box to talk to: ``url``, else $EDGECTL_URL, else the local configuration, else loopback.
 
-    ``key_file`` and $EDGECTL_KEY_FILE win over the key file of the local configuration, whose key goes to
-    the local box alone. Raises ConfigInvalid when the local configuration is broken.
+    ``key_file`` and $EDGECTL_KEY_FILE win over the key of this computer's own edgectl, which goes to the
+    local box alone. Raises ConfigInvalid when the local configuration is broken.
     """
     named = os.environ.get("EDGECTL_KEY_FILE")
     key_file = key_file or (Path(named) if named else None)
@@ -59,7 +60,7 @@ def of_config(config: Config, path: Path, key_file: Path | None = None) -> Targe
         # A wildcard address is where the daemon listens, not where one connects to.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(config.http.host, config.http.host)
         host = f"[{host}]" if ":" in host else host
-        key = key_file or (Path(config.http.api_key_file) if config.http.api_key_file else None)
+        key = key_file or _own_key(config)
         return Target(f"http://{host}:{config.http.port}", key, source=str(path))
     mqtt = config.mqtt
     user = f"{mqtt.username}@" if mqtt.username else ""
@@ -71,6 +72,12 @@ def of_config(config: Config, path: Path, key_file: Path | None = None) -> Targe
         Path(mqtt.ca_file) if mqtt.ca_file else None,
         source=str(path),
     )
+
+
+def _own_key(config: Config) -> Path | None:
+    """The file with the key of this computer's own edgectl, if there is one."""
+    path = own_key_path(Path(config.http.keys_file)) if config.http.keys_file else None
+    return path if path is not None and path.exists() else None
 
 
 def read_key(path: Path) -> str:

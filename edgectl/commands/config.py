@@ -162,7 +162,7 @@ def _missing_files(config: Config) -> list[str]:
         "model.path": config.model.path,
         "mqtt.password_file": config.mqtt.password_file,
         "mqtt.ca_file": config.mqtt.ca_file,
-        "http.api_key_file": config.http.api_key_file,
+        "http.keys_file": config.http.keys_file,
     }
     missing = []
     for key, name in named.items():

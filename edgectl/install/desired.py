@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 FAKE_SUFFIX = ".fake"  # a script for the fake engine, which answers without a model
-SECRETS = {"mqtt": ("mqtt-password", "password_file"), "http": ("http-api-key", "api_key_file")}
+SECRETS = {"mqtt": ("mqtt-password", "password_file")}
 
 
 class Chosen(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from edgectl.install.unit import UNIT_NAME
+from edged.host.keys import own_key_path
 from edged.host.paths import SYSTEM, default_paths, user_paths
 
 
@@ -30,6 +31,12 @@ class Places(Struct, frozen=True, kw_only=True):
     def backup(self) -> Path:
         """Where a hand-edited configuration goes when a new one takes its place."""
         return self.config.with_name(f"{self.config.name}.bak")
+
+    @property
+    def keys(self) -> tuple[Path, Path]:
+        """Where `edgectl keys` puts hashes and the key of this computer, unless told otherwise."""
+        hashes = self.config.with_name("keys.toml")
+        return hashes, own_key_path(hashes)
 
 
 def places(*, user: bool, root: Path = Path("/")) -> Places:

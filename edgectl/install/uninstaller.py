@@ -71,7 +71,7 @@ def kept(places: Places, *, purge: bool) -> list[Path]:
         return []
     installed = look(places)
     paths = [places.config] if installed.edited else []
-    return [*paths, *(path for path in (places.backup, places.state) if path.exists())]
+    return [*paths, *(path for path in (places.backup, *places.keys, places.state) if path.exists())]
 
 
 def carry_out(steps: list[Step], say: Callable[[str], None]) -> None:
@@ -111,8 +111,8 @@ def _config_steps(places: Places, installed: Installed, *, purge: bool) -> list[
     paths = []
     if installed.config_text is not None and (purge or not installed.edited):
         paths.append(places.config)
-    if purge and places.backup.exists():
-        paths.append(places.backup)
+    if purge:
+        paths += [path for path in (places.backup, *places.keys) if path.exists()]
     return [Step(describe=f"remove {path}", do=partial(remove, path)) for path in paths]
 
 

@@ -81,7 +81,7 @@ def show_next(config: Config, places: Places) -> None:
     click.echo('  edgectl ask "What is MQTT?"')
     if config.http.enabled:
         body = '{"messages": [{"role": "user", "content": "What is MQTT?"}]}'
-        key = ' -H "Authorization: Bearer $KEY"' if config.http.api_key_file else ""
+        key = ' -H "Authorization: Bearer $KEY"' if config.http.keys_file else ""
         click.echo(
             f"  curl -s http://127.0.0.1:{config.http.port}/v1/chat/completions{key}"
             f" -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -174,7 +174,7 @@ def test_a_missing_model_is_explained_and_the_daemon_stays_reachable(tmp_path):
         ("model = [", "not TOML"),
         ("[model]\npath = 'relative.gguf'", "absolute"),
         ("[model]\npath = '/x'\ncontxt = 1", "did you mean model.context"),
-        ("[model]\npath = '/x'\n[http]\nhost = '0.0.0.0'", "api_key_file"),
+        ("[model]\npath = '/x'\n[http]\nhost = '0.0.0.0'", "edgectl keys add"),
     ],
 )
 def test_a_broken_configuration_exits_78_and_says_what_is_wrong(tmp_path, text, word):

@@ -20,9 +20,9 @@ from edged.api.errors import BadRequest
 from edged.api.status import ServiceState, Status
 from tests.integration.broker import MOSQUITTO, Broker, free_port
 from tests.kit.daemon import Daemon, running_daemon, wait_until
+from tests.kit.keys import KEY, put_keys
 
 DEADLINE_S = 30.0
-KEY = "a-key-of-twenty-chars"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def box(tmp_path_factory):
     tree = {
         "node": "box",
         "model": {"path": str(folder / "model.fake"), "backend": "fake", "context": 4096, "slots": 2},
-        "http": {"api_key_file": str(folder / "key")},
+        "http": {"keys_file": str(put_keys(folder / "keys.toml"))},
         "memory": {"budget_mib": 512},
     }
     if MOSQUITTO is None:

@@ -91,7 +91,7 @@ def test_an_address_that_is_not_ours_is_a_condition():
 
 def test_the_facts_say_what_can_be_reached_from_outside():
     service = ScriptedService()
-    open_http = config(http=Http(host="0.0.0.0", api_key_file="key"), mqtt=Mqtt(enabled=False))
+    open_http = config(http=Http(host="0.0.0.0", keys_file="/key"), mqtt=Mqtt(enabled=False))
     assert facts(open_http, service, 8642)["http"] == "yes"
     assert facts(open_http, service, 8642)["auth"] == "yes"
     assert "mqtt" not in facts(open_http, service, 8642)

@@ -13,8 +13,8 @@ from edged.api.errors import REQUEST_ERRORS, ConfigInvalid, EngineLost, PortInUs
 from edged.transports.http.errors import STATUS
 from edged.transports.http.server import HttpTransport
 from tests.kit.http_serving import ScriptedService, breaks_after, chat, close, refuses, says, serving
+from tests.kit.keys import KEY, put_keys
 
-KEY = "a-key-of-more-than-16-characters"
 ROUTES = [
     ("GET", "/"),
     ("GET", "/openapi.json"),
@@ -313,12 +313,10 @@ def test_absolute_targets_and_repeated_or_missing_hosts_are_stopped_on_every_rou
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_route_but_the_health_probes_needs_the_key(method, path, tmp_path):
-    key_file = tmp_path / "key"
-    key_file.write_text(KEY + "\n")
-    key_file.chmod(0o600)
+    keys_file = put_keys(tmp_path / "keys.toml")
 
     async def scenario():
-        async with serving(api_key_file=str(key_file)) as box, box.client() as client:
+        async with serving(keys_file=str(keys_file)) as box, box.client() as client:
             wrong = [
                 [],
                 [("Authorization", "Bearer wrong-key-of-many-chars")],

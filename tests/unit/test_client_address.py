@@ -100,14 +100,18 @@ def test_the_command_line_beats_the_environment_which_beats_the_configuration(ho
 
 
 def test_a_wildcard_listener_is_asked_on_loopback_with_its_key(home):
-    write(home, '[http]\nhost = "0.0.0.0"\napi_key_file = "/etc/edged/key"\n')
+    key = home.with_name("edgectl.key")
+    write(home, f'[http]\nhost = "0.0.0.0"\nkeys_file = "{home.with_name("keys.toml")}"\n')
+    assert find_target().key_file is None
+    key.write_text("the key of this computer")
     target = find_target()
     assert target.url == "http://127.0.0.1:8642"
-    assert str(target.key_file) == "/etc/edged/key"
+    assert target.key_file == key
 
 
 def test_the_key_of_this_computer_is_not_sent_to_another_one(home):
-    write(home, '[http]\napi_key_file = "/etc/edged/key"\n')
+    home.with_name("edgectl.key").write_text("the key of this computer")
+    write(home, f'[http]\nkeys_file = "{home.with_name("keys.toml")}"\n')
     assert find_target("http://elsewhere").key_file is None
 
 

@@ -52,7 +52,13 @@ BREAKING: dict[tuple[str, str], object] = {
     ("http.port", "must be between 0 and 65535"): 65536,
     ("http.max_body_bytes", "must be at least 1024"): 0,
     ("http.max_connections", "must be between 1 and 4096"): 0,
-    ("http.host", "anything wider than loopback needs http.api_key_file"): "0.0.0.0",
+    (
+        "http.host",
+        "anything wider than loopback needs http.keys_file; `edgectl keys add NAME` makes one",
+    ): "0.0.0.0",
+    ("http.keys_file", "must be absolute"): "keys.toml",
+    ("http.keys_file", "must not hold a NUL"): "/k\0",
+    ("http.names", "must be host names or addresses without a port"): ["box.lan/x"],
     ("templates", "names have 1 to 48 characters of A-Z a-z 0-9 _ -"): {"a b": {"system": "Be brief."}},
     ("templates", "at most 64 are allowed, each with a system message"): {"door": {}},
     ("http.enabled", "HTTP and MQTT cannot both be off"): False,
@@ -168,7 +174,7 @@ def test_a_secret_written_where_it_does_not_belong_is_not_repeated():
 
 
 def test_other_values_are_shown_cut_to_a_line():
-    assert masked("http.api_key_file", "/run/key") == "'/run/key'"
+    assert masked("http.keys_file", "/run/key") == "'/run/key'"
     assert masked("limits.max_tokens", 5) == "5"
     assert len(masked("node", "x" * 10_000)) <= 80
 

@@ -95,7 +95,8 @@ class Http(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int = 8642
-    api_key_file: str = ""
+    names: tuple[str, ...] = ()  # by which clients call this computer, besides its own
+    keys_file: str = ""
     max_body_bytes: int = 1 * MIB
     max_connections: int = 64
 

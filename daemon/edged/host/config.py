@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_MIB = 1 << 24  # 16 TiB; in bytes it still fits the integers of JSON and msgpack
 MAX_TEMPLATES = 64
+# Keys of earlier versions → what has taken their place.
+RETIRED = {
+    "http.api_key_file": (
+        "keys are kept as hashes now: remove this line, run `edgectl keys add NAME --from FILE` with the file"
+        " that it named, and set http.keys_file as that command says"
+    )
+}
 MEMORY_RULE = f"must be between 0 and {MAX_MIB} MiB"
+HOST_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
 def load(path: Path) -> Config:
@@ -120,6 +128,8 @@ def masked(key: str, value: object) -> str:
 
 
 def _unknown(name: str, key: str, known: list[str], prefix: str) -> str:
+    if name in RETIRED:
+        return f"{name}: {RETIRED[name]}"
     close = difflib.get_close_matches(key, known, n=1)
     return f"{name}: there is no such key" + (f"; did you mean {prefix}{close[0]}?" if close else "")
 
@@ -225,8 +235,19 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
     ("http.max_connections", "must be between 1 and 4096", lambda c: 1 <= c.http.max_connections <= 4096),
     (
         "http.host",
-        "anything wider than loopback needs http.api_key_file",
-        lambda c: is_loopback(c.http.host) or bool(c.http.api_key_file) or not c.http.enabled,
+        "anything wider than loopback needs http.keys_file; `edgectl keys add NAME` makes one",
+        lambda c: is_loopback(c.http.host) or bool(c.http.keys_file) or not c.http.enabled,
+    ),
+    (
+        "http.keys_file",
+        "must be absolute",
+        lambda c: not c.http.keys_file or Path(c.http.keys_file).is_absolute(),
+    ),
+    ("http.keys_file", "must not hold a NUL", lambda c: "\0" not in c.http.keys_file),
+    (
+        "http.names",
+        "must be host names or addresses without a port",
+        lambda c: all(HOST_PATTERN.fullmatch(name) for name in c.http.names),
     ),
     (
         "templates",

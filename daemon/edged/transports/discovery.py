@@ -129,7 +129,7 @@ def facts(config: Config, service: Service, http_port: int | None) -> dict[str, 
     if http_port is not None:
         found["http"] = "loopback" if is_loopback(config.http.host) else "yes"
         found["path"] = "/v1"
-        found["auth"] = "yes" if config.http.api_key_file else "no"
+        found["auth"] = "yes" if config.http.keys_file else "no"
     if config.mqtt.enabled:
         found["mqtt"] = f"{config.mqtt.host}:{config.mqtt.port}"
         found["topic"] = f"{config.mqtt.base}/{config.node}"

@@ -1,63 +1,83 @@
-"""The API key: read once from a private file, kept as a digest, compared in constant time."""
+"""Who may ask: the keys in force, read again when their file has changed."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
-import stat
-from pathlib import Path
+import logging
+import time
+from typing import TYPE_CHECKING
 
 from edged.api.errors import ConfigInvalid
+from edged.host.keys import Checker, StoredKey, read_keys
 
-MAX_KEY_FILE_BYTES = 4096
-MIN_KEY_CHARS = 16  # below that, guessing over the network is practical
-# Group may read (systemd credentials are 0440); nobody else may, and nobody but the owner may write.
-FORBIDDEN_MODE = 0o037
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
+log = logging.getLogger(__name__)
 
-class ApiKey:
-    """Knows whether a token is the key, and nothing that would give the key away."""
-
-    def __init__(self, key: str) -> None:
-        self._digest = hashlib.sha256(key.encode()).digest()
-
-    def matches(self, token: bytes) -> bool:
-        return hmac.compare_digest(hashlib.sha256(token).digest(), self._digest)
+LOOK_EVERY_S = 1.0  # how long a removed key may still be taken
 
 
-def read_api_key(name: str) -> ApiKey:
-    """The key in the file of ``http.api_key_file``.
+class KeyRing:
+    """The keys of ``http.keys_file``. Between requests nobody looks at the file."""
 
-    A relative name is looked up in ``$CREDENTIALS_DIRECTORY`` (systemd credentials).
-    Raises ConfigInvalid when the file is missing, open to others, or not one line of text.
-    """
-    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", ".")) / name
-    try:
-        # A FIFO in place of the file must not hold up the start.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            about = os.fstat(file.fileno())
-            raw = file.read(MAX_KEY_FILE_BYTES + 1) if stat.S_ISREG(about.st_mode) else b""
-    except OSError as error:
-        raise _invalid(path, f"cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(about.st_mode):
-        raise _invalid(path, "is not a regular file")
-    if about.st_mode & FORBIDDEN_MODE:
-        mode = stat.S_IMODE(about.st_mode)
-        raise _invalid(path, f"has mode {mode:04o}, so others can read or change it; run `chmod 600 {path}`")
-    return ApiKey(_one_line(path, raw))
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises ConfigInvalid when the file cannot be used or holds no key."""
+        self._path = path
+        self._clock = clock
+        self.trouble = ""  # why a change of the file was not taken over
+        self._seen = self._stamp()
+        self._looked_at = clock()
+        try:
+            self._take(read_keys(path))
+        except FileNotFoundError:
+            raise _keyless(path, "does not exist") from None
+        if not self._keys:
+            raise _keyless(path, "holds no key")
+
+    def name_of(self, token: bytes) -> str | None:
+        """The name of the key that ``token`` is."""
+        self._refresh()
+        return self._checker.name_of(token)
+
+    def key(self, name: str) -> StoredKey | None:
+        """What is kept of the key ``name``; None when it was removed meanwhile."""
+        return self._keys.get(name)
+
+    def _take(self, keys: dict[str, StoredKey]) -> None:
+        self._keys = keys
+        self._checker = Checker(keys)
+
+    def _refresh(self) -> None:
+        """Take over a changed file. One that is broken changes nothing; one that is gone holds no key."""
+        now = self._clock()
+        if now - self._looked_at < LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        seen = self._stamp()
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._take(read_keys(self._path))
+        except FileNotFoundError:
+            self._take({})
+        except ConfigInvalid as error:
+            self.trouble = "; ".join(error.problems)
+            log.error("keys: not taken over: %s", self.trouble)  # noqa: TRY400 - a traceback tells nothing more
+            return
+        self.trouble = ""
+        log.info("keys: read again, %d in force", len(self._keys))
+
+    def _stamp(self) -> tuple[int, ...]:
+        """Changes when the file does: every change by `edgectl` makes a new inode."""
+        try:
+            about = self._path.stat()
+        except OSError:
+            return ()
+        return about.st_ino, about.st_mtime_ns, about.st_ctime_ns, about.st_size
 
 
-def _one_line(path: Path, raw: bytes) -> str:
-    if len(raw) > MAX_KEY_FILE_BYTES:
-        raise _invalid(path, f"is larger than {MAX_KEY_FILE_BYTES} bytes; it must hold one line, the key")
-    key = raw.decode("ascii", "replace").strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise _invalid(path, "must hold one line of printable ASCII without blanks, the key")
-    if len(key) < MIN_KEY_CHARS:
-        raise _invalid(path, f"holds a key of {len(key)} characters; at least {MIN_KEY_CHARS} are needed")
-    return key
-
-
-def _invalid(path: Path, problem: str) -> ConfigInvalid:
-    return ConfigInvalid("the configuration", (f"http.api_key_file: {path} {problem}",))
+def _keyless(path: Path, problem: str) -> ConfigInvalid:
+    text = f"http.keys_file: {path} {problem}, so nobody could ask; `edgectl keys add NAME` makes a key"
+    return ConfigInvalid("the configuration", (text,))

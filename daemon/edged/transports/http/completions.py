@@ -115,7 +115,9 @@ def asking(scope: Scope, service: Service) -> Asking:
 
 
 def client_name(scope: Scope) -> str:
-    """Who asks, for fairness between clients: the peer's address (one key serves all of them)."""
+    """Who asks, for fairness between clients: the owner of the key, without keys the peer's address."""
+    if owner := scope["state"].get("client"):
+        return str(owner)
     peer = scope["client"][0] if scope.get("client") else "unknown"
     return "http:" + re.sub(r"[^A-Za-z0-9._:-]", "-", peer)[:48]
 

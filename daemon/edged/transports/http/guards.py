@@ -10,6 +10,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from edged.api.errors import EdgeError, Internal, TooLarge
+from edged.transports.http.allowances import client_of_key
 from edged.transports.http.errors import (
     CrossOrigin,
     TooManyConnections,
@@ -22,11 +23,12 @@ from edged.transports.http.hosts import is_own_host, is_own_origin
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from edged.transports.http.auth import ApiKey
+    from edged.transports.http.auth import KeyRing
 
 log = logging.getLogger(__name__)
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})  # probes carry no key, and must work on a crowded box
+OWN_FETCHES = frozenset({"same-origin", "none"})  # from a page of ours, or typed by a person
 LINGER_BYTES = 4 << 20  # of an unwanted upload read on, so that the client gets to see why
 
 
@@ -91,7 +93,10 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._started = True
             self._closing = self._body_pending
-            await self._send({**message, "headers": [*message.get("headers", []), *self._headers()]})
+            headers = list(message.get("headers", []))
+            own = {name for name, _ in headers}
+            headers += [header for header in self._headers() if header[0] not in own]
+            await self._send({**message, "headers": headers})
         elif self._closing and not message.get("more_body"):
             await self._send({**message, "more_body": True})
             await self._discard_body()
@@ -105,6 +110,7 @@ class _Exchange:
             (b"x-request-id", self.request_id.encode()),
             (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
+            (b"cross-origin-resource-policy", b"same-origin"),
         ]
         return [*headers, (b"connection", b"close")] if self._closing else headers
 
@@ -155,30 +161,47 @@ class OwnHostOnly:
         for origin in header_values(scope, b"origin"):
             if not is_own_origin(origin, host):
                 raise CrossOrigin(f"pages of {origin[:80]!r} may not use this API")
+        if _is_foreign_fetch(scope):
+            raise CrossOrigin("a page of another origin may link to this box, but not load anything from it")
         await self._app(scope, receive, send)
+
+
+def _is_foreign_fetch(scope: Scope) -> bool:
+    """Whether a browser says that another origin's page loads this; links that a person follows are none.
+
+    Images and scripts of foreign pages are asked for without an Origin header (Fetch Metadata, section 2).
+    """
+    sites = header_values(scope, b"sec-fetch-site")
+    if all(site in OWN_FETCHES for site in sites):
+        return False
+    followed = header_values(scope, b"sec-fetch-dest") == ["document"]
+    return not (followed and scope["method"] == "GET")
 
 
 class KeyRequired:
-    """Refuses requests without the API key on every path but the health probes."""
+    """Refuses requests without a key on every path but the health probes; notes whose key it is."""
 
-    def __init__(self, app: ASGIApp, *, key: ApiKey) -> None:
+    def __init__(self, app: ASGIApp, *, ring: KeyRing) -> None:
         self._app = app
-        self._key = key
+        self._ring = ring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in HEALTH_PATHS and not self._has_key(scope):
-            raise Unauthorized(
-                "this box needs its API key",
-                hint="send `Authorization: Bearer KEY`; http.api_key_file holds it",
-            )
+        if scope["path"] not in HEALTH_PATHS:
+            name = self._name(scope)
+            if name is None:
+                raise Unauthorized(
+                    "this box needs an API key",
+                    hint="send `Authorization: Bearer KEY`; `edgectl keys add NAME` on the box makes one",
+                )
+            scope["state"]["client"] = client_of_key(name)
         await self._app(scope, receive, send)
 
-    def _has_key(self, scope: Scope) -> bool:
+    def _name(self, scope: Scope) -> str | None:
         values = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(values) != 1:
-            return False
+            return None
         scheme, _, token = values[0].partition(b" ")
-        return scheme.lower() == b"bearer" and self._key.matches(token.strip())
+        return self._ring.name_of(token.strip()) if scheme.lower() == b"bearer" else None
 
 
 class BodyLimit:

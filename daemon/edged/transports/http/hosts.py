@@ -5,6 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # host or [IPv6], then an optional port (RFC 3986, section 3.2.2, without user information)
 _AUTHORITY = re.compile(
@@ -13,15 +17,15 @@ _AUTHORITY = re.compile(
 _WEB_ORIGIN = re.compile(r"https?://([^/?#]+)", re.IGNORECASE)
 
 
-def own_names(configured_host: str, node: str) -> frozenset[str]:
-    """The names by which clients may call this computer: loopback, host and node name, ``http.host``.
+def own_names(configured: Iterable[str], node: str) -> frozenset[str]:
+    """The names by which clients may call this computer: loopback, host and node name, those ``configured``.
 
     Host and node name also with .local, as mDNS announces them.
     """
     hostname = socket.gethostname().lower()
     short = {hostname.split(".")[0], node.lower()}
     mdns = {f"{name}.local" for name in short}
-    return frozenset({"localhost", hostname, canonical(configured_host), *short, *mdns})
+    return frozenset({"localhost", hostname, *short, *mdns, *map(canonical, configured)})
 
 
 def canonical(host: str) -> str:

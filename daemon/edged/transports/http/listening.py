@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
+from typing import TYPE_CHECKING
 
 from edged.api.errors import ConfigInvalid, EdgeError, PortInUse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BACKLOG = 128
 # Kernel memory per connection is bounded too; text needs no more, whatever the round trip.
@@ -37,6 +42,20 @@ async def listen(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise _explain(host, port, failure)
     return sockets
+
+
+def require_loopback(sockets: Sequence[socket.socket]) -> None:
+    """Close all and raise ConfigInvalid when one can be reached from outside: a name may mean any address."""
+    for sock in sockets:
+        address = sock.getsockname()[0]
+        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            for each in sockets:
+                each.close()
+            problem = (
+                f"http.host: listens on {address}, beyond loopback, and so needs http.keys_file;"
+                " `edgectl keys add NAME` makes one"
+            )
+            raise ConfigInvalid("the configuration", (problem,))
 
 
 async def _addresses(host: str) -> list[tuple[int, str]]:

@@ -14,6 +14,7 @@ from edged import __version__
 from edged.api.errors import EdgeError
 from edged.api.status import Info, Status
 from edged.transports.http import guards, metrics
+from edged.transports.http.allowances import LimitedService
 from edged.transports.http.at_once import AtOnce, Classify, Embeddings
 from edged.transports.http.bodies import model_id, serves
 from edged.transports.http.completions import Completions
@@ -28,24 +29,25 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from edged.api.config import Http
-    from edged.transports.http.auth import ApiKey
+    from edged.transports.http.auth import KeyRing
     from edged.transports.http.connection import Patience
     from edged.transports.port import Service
 
 
-def build_app(config: Http, service: Service, key: ApiKey | None, patience: Patience) -> ASGIApp:
+def build_app(config: Http, service: Service, ring: KeyRing | None, patience: Patience) -> ASGIApp:
     """The whole ASGI application; Boundary stands outermost, the body limit innermost."""
+    offered = cast("Service", LimitedService(service, ring)) if ring else service
     starlette = Starlette(
-        routes=_routes(service, patience, keyed=key is not None),
+        routes=_routes(offered, patience, keyed=ring is not None),
         exception_handlers={HTTPException: _router_failed, EdgeError: _request_failed, Exception: _defect},
     )
     starlette.router.redirect_slashes = False  # one name a route; a redirect would echo the Host header
     app: ASGIApp = starlette
     stack = [
         Middleware(guards.ConnectionLimit),
-        Middleware(guards.OwnHostOnly, names=own_names(config.host, service.info().node)),
+        Middleware(guards.OwnHostOnly, names=own_names((config.host, *config.names), service.info().node)),
         Middleware(PageFiles),
-        *([Middleware(guards.KeyRequired, key=key)] if key else []),
+        *([Middleware(guards.KeyRequired, ring=ring)] if ring else []),
         Middleware(guards.BodyLimit, max_bytes=config.max_body_bytes),
     ]
     for guard, args, options in reversed([Middleware(guards.Boundary, linger_s=patience.linger_s), *stack]):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.server import ServerState
 
-from edged.transports.http.auth import read_api_key
+from edged.api.status import Condition
+from edged.transports.http.auth import KeyRing
 from edged.transports.http.connection import Connection, Patience
-from edged.transports.http.listening import BACKLOG, listen
+from edged.transports.http.listening import BACKLOG, listen, require_loopback
 from edged.transports.http.routes import build_app
 
 if TYPE_CHECKING:
@@ -35,24 +37,38 @@ class HttpTransport:
         self._state = ServerState()
         self._servers: list[asyncio.Server] = []
         self._lost = asyncio.Event()
+        self._ring: KeyRing | None = None
 
     async def start(self) -> None:
         """Bind, then serve. Raises PortInUse or ConfigInvalid, and then nothing is left open."""
-        key = read_api_key(self._config.api_key_file) if self._config.api_key_file else None
+        self._ring = KeyRing(Path(self._config.keys_file)) if self._config.keys_file else None
         sockets = await listen(self._config.host, self._config.port)
-        app = build_app(self._config, self._service, key, self._patience)
+        if self._ring is None:
+            require_loopback(sockets)
+        app = build_app(self._config, self._service, self._ring, self._patience)
         settings = self._settings(app)
         loop = asyncio.get_running_loop()
         for sock in sockets:
             server = await loop.create_server(lambda: self._connection(settings), sock=sock, backlog=BACKLOG)
             self._servers.append(server)
-        log.info("listening: http=%s:%d auth=%s", *self.address, "key" if key else "none")
+        log.info("listening: http=%s:%d auth=%s", *self.address, "keys" if self._ring else "none")
 
     @property
     def address(self) -> tuple[str, int]:
         """(host, port) of the first listening socket; only while serving."""
         host, port, *_ = self._servers[0].sockets[0].getsockname()
         return str(host), int(port)
+
+    def condition(self) -> Condition | None:
+        """What is wrong with the keys, if anything is."""
+        if self._ring is None or not self._ring.trouble:
+            return None
+        return Condition(
+            code="keys_not_read",
+            severity="error",
+            message=self._ring.trouble,
+            hint="the keys of before stay in force until `edgectl keys list` reads the file again",
+        )
 
     async def drain(self, within_s: float = DRAIN_S) -> None:
         """Accept no more; close idle connections; give answers under way up to ``within_s``."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgectl.commands.local_models import configured_model, is_used, local_store, stored
+from edgectl.commands.models_fit import fit_command
 from edgectl.commands.models_import import import_command
 from edgectl.commands.models_inspect import inspect_command
 from edgectl.commands.models_pull import pull_command
@@ -52,6 +53,7 @@ def command() -> None:
 command.add_command(pull_command)
 command.add_command(import_command)
 command.add_command(inspect_command)
+command.add_command(fit_command)
 
 
 @command.command(

@@ -9,7 +9,8 @@ import click
 
 from edgectl.commands.local_models import local_store, name_file, stored_bytes
 from edgectl.errors import Usage
-from edgectl.output.terminal import size
+from edgectl.output.terminal import json_option, size
+from edgectl.output.transfer import emit_event, json_outcome, transfer_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,16 +42,22 @@ Ctrl-C keeps what arrived; the same command goes on from there. Exit codes: 0 he
 @click.option("--trust", is_flag=True, help="Take whatever an https URL sends, and print its hash.")
 @click.option("--name", metavar="ID", help="Name for the file of a URL (default: from its header).")
 @click.option("--quant", metavar="LABEL", help="Quantization label for the file of a URL.")
-def pull_command(spec: str, sha256: str | None, name: str | None, quant: str | None, *, trust: bool) -> None:
+@json_option
+@json_outcome
+def pull_command(
+    spec: str, sha256: str | None, name: str | None, quant: str | None, *, trust: bool, as_json: bool
+) -> None:
     """Fetch a model: SPEC is a name of the catalogue ("model" or "model:quant"), URL an address.
 
     The file is checked against its pinned SHA-256 and its header is read before it becomes loadable; a
     second run says that it is already here. A file from a URL needs --sha256, or --trust to do without:
     then the hash it had is printed, to be pinned by you, and a broken download starts anew.
+
+    With --json each line is one object: {"event": "progress", "done_bytes", "total_bytes"} once a second,
+    {"event": "note", "message"}, and last "done" with what is here now, or "failed" with code and message.
     """
     from edgectl.models.fetch import Listener
     from edgectl.models.naming import Wish
-    from edgectl.output.transfer import transfer_report
 
     store = local_store()
     is_url = "://" in spec
@@ -59,7 +66,8 @@ def pull_command(spec: str, sha256: str | None, name: str | None, quant: str | N
             "--sha256, --trust, --name and --quant belong to a URL", hint="the catalogue pins its own files"
         )
     try:
-        with transfer_report(spec.rsplit("/", 1)[-1].split("?", maxsplit=1)[0] if is_url else spec) as report:
+        label = spec.rsplit("/", 1)[-1].split("?", maxsplit=1)[0] if is_url else spec
+        with transfer_report(label, as_json=as_json) as report:
             for item in store.clean(downloads_older_than_s=STALE_DOWNLOAD_S):
                 report.say(f"removed a stale unfinished file ({size(item.size_bytes)})")
             listener = Listener(progress=report.progress, say=report.say)
@@ -72,6 +80,12 @@ def pull_command(spec: str, sha256: str | None, name: str | None, quant: str | N
     except KeyboardInterrupt:
         say_what_is_kept(store)
         raise
+    if as_json:
+        emit_event(
+            "done", spec=ref.spec, path=str(store.path_of(ref)), sha256=ref.sha256,
+            size_bytes=ref.size_bytes, fresh=fresh,
+        )  # fmt: skip
+        return
     state = "is now here" if fresh else "is already here"
     click.echo(f"{ref.spec} {state}: {store.path_of(ref)} ({size(ref.size_bytes)})")
     if is_url and trust and not sha256:

@@ -45,9 +45,12 @@ def require_usable(path: Path, *, user: bool) -> None:
         )
 
 
-def entry_of(path: Path) -> ModelEntry:
-    """The entry for the file at ``path``. Raises IntegrityError or ModelUnusable as `read_model` does."""
-    if path.suffix == FAKE_SUFFIX:
+def entry_of(path: Path, filename: str = "") -> ModelEntry:
+    """The entry for the file at ``path``, which was called ``filename`` once.
+
+    Raises IntegrityError or ModelUnusable as `read_model` does.
+    """
+    if (filename or path.name).endswith(FAKE_SUFFIX):
         return _entry("fake", "fake", path, TOY, context_tokens=1 << 20, parameters=1, quant="FAKE")
     header = read_model(path)
     return _entry(

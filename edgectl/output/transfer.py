@@ -1,26 +1,30 @@
-"""Shows how a long copy goes: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+"""Shows how a long copy goes: a bar on a terminal, a line now and then elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
+import msgspec
 
+from edgectl.errors import EdgeError
 from edgectl.output.terminal import console, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.progress import Progress, TaskID
 
+EVENT_EVERY_S = 1.0
 LINE_EVERY_S = 10.0  # a log of a two-hour download has some hundred lines
 
 
 class TransferReport(Protocol):
-    """What a transfer tells a person; both go to standard error."""
+    """What a transfer tells; people read it on standard error, programs on standard output."""
 
     def progress(self, done_bytes: int, total_bytes: int | None) -> None: ...
 
@@ -28,8 +32,11 @@ class TransferReport(Protocol):
 
 
 @contextmanager
-def transfer_report(label: str) -> Iterator[TransferReport]:
-    """A report for one transfer, in the shape that suits standard error."""
+def transfer_report(label: str, *, as_json: bool = False) -> Iterator[TransferReport]:
+    """A report for one transfer, in the shape that suits standard error, or as lines of JSON."""
+    if as_json:
+        yield JsonReport()
+        return
     if not sys.stderr.isatty():
         yield LineReport(label)
         return
@@ -66,6 +73,43 @@ class BarReport:
 
     def say(self, sentence: str) -> None:
         self._bar.console.print(sentence, markup=False)
+
+
+def emit_event(event: str, **facts: object) -> None:
+    """One line of JSON on standard output, at once."""
+    click.echo(msgspec.json.encode({"event": event, **facts}).decode())
+    sys.stdout.flush()
+
+
+def json_outcome(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell with ``--json`` why a command failed as an event "failed", besides the usual words."""
+
+    @functools.wraps(command)
+    def told(*args: Any, as_json: bool, **options: Any) -> Any:
+        try:
+            return command(*args, as_json=as_json, **options)
+        except EdgeError as error:
+            if as_json:
+                emit_event("failed", code=error.code, message=error.message, hint=error.hint)
+            raise
+
+    return told
+
+
+class JsonReport:
+    """One JSON object a line, for programs: events "progress" (once a second at most) and "note"."""
+
+    def __init__(self) -> None:
+        self._said_at_s = 0.0
+
+    def progress(self, done_bytes: int, total_bytes: int | None) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_at_s >= EVENT_EVERY_S or done_bytes == total_bytes:
+            self._said_at_s = now_s
+            emit_event("progress", done_bytes=done_bytes, total_bytes=total_bytes)
+
+    def say(self, sentence: str) -> None:
+        emit_event("note", message=sentence)
 
 
 class LineReport:

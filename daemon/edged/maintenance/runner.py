@@ -129,7 +129,7 @@ class Jobs:
 
     async def cancel(self, job_type: str, job_id: str) -> None:
         """End a job that waits or runs; one that is over, or past the point of return, goes on."""
-        record = self.records.get((job_type, job_id))  # type: ignore[arg-type]
+        record = self.records.get((job_type, job_id))
         if record is None or record.over:
             return
         if record.state == "init":

@@ -1,0 +1,108 @@
+"""How a stored model would be served inside the limits of a configuration that is in force."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from edgectl.errors import NothingFits
+from edgectl.install.desired import FAKE_SUFFIX, Chosen, with_plan
+from edgectl.install.model_file import entry_of
+from edgectl.planning.catalog import Catalog, find_file, load_catalog
+from edgectl.planning.plan import Wishes, plan, require_choice
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgectl.device import Device
+    from edgectl.models.refs import Ref
+    from edgectl.planning.catalog import ModelEntry
+    from edgectl.planning.plan import Plan
+    from edgectl.planning.speed import DeviceSpeed
+    from edgectl.probe import DeviceProfile
+    from edged.api.config import Config
+
+MIB = 1 << 20
+ROUNDS = 6  # each takes away what was too much; settings come in few sizes
+
+
+def settings_within(
+    config: Config,
+    ref: Ref,
+    path: Path,
+    *,
+    device: Device,
+    profile: DeviceProfile | None,
+    speed: DeviceSpeed,
+    held_bytes: int,
+) -> Config:
+    """``config`` with the model ``ref``, whose file is ``path``; the limits on memory are as before.
+
+    ``held_bytes`` is what the engine that runs now will have given back. Raises NothingFits when the model
+    needs more than the computer has or ``[memory]`` of the configuration allows, and what
+    :func:`entry_of` raises.
+    """
+    catalog = Catalog((_entry(ref, path),))
+    limit_bytes: int | None = None
+    for _ in range(ROUNDS):
+        chosen = _plan(catalog, ref, _with_memory(device, held_bytes, limit_bytes), profile, speed)
+        found = Chosen(plan=chosen, model_path=path, sha256=ref.sha256, board=config.board)
+        wanted = with_plan(config, found)
+        excess = max(
+            _excess(wanted.memory.budget_mib, config.memory.budget_mib),
+            _excess(wanted.memory.cgroup_max_mib, config.memory.cgroup_max_mib),
+        )
+        if not excess:
+            model = structs.replace(wanted.model, name=ref.model, quant=ref.quant)
+            if ref.filename.endswith(FAKE_SUFFIX):
+                model = structs.replace(model, backend="fake")
+            memory = structs.replace(config.memory, cache_mib=wanted.memory.cache_mib)
+            return structs.replace(wanted, model=model, memory=memory)
+        limit_bytes = chosen.unit_memory_max_bytes - excess * MIB
+    raise NothingFits(
+        f"{ref.spec} does not fit the memory that this box was installed with", hint=_BIGGER.format(ref.spec)
+    )
+
+
+_BIGGER = "on the box: `sudo edgectl install --model {}` plans anew"
+
+
+def _entry(ref: Ref, path: Path) -> ModelEntry:
+    """The catalogue's, where it knows the file, else what the header says, under the name of the store."""
+    for entry in load_catalog().models:
+        for file in entry.files:
+            if file.sha256 == ref.sha256:
+                return structs.replace(entry, id=ref.model, files=(structs.replace(file, quant=ref.quant),))
+    entry = entry_of(path, ref.filename)
+    file = structs.replace(entry.files[0], quant=ref.quant, sha256=ref.sha256)
+    return structs.replace(entry, id=ref.model, files=(file,))
+
+
+def _plan(
+    catalog: Catalog, ref: Ref, device: Device, profile: DeviceProfile | None, speed: DeviceSpeed
+) -> Plan:
+    wishes = Wishes(model=f"{ref.model}:{find_file(catalog.models[0], ref.quant).quant}")
+    try:
+        return require_choice(plan(device, profile, catalog, wishes, stored_sha256=[ref.sha256], speed=speed))
+    except NothingFits as error:
+        raise NothingFits(error.message, hint=_BIGGER.format(ref.spec)) from None
+
+
+def _with_memory(device: Device, held_bytes: int, limit_bytes: int | None) -> Device:
+    """``device`` once the engine that runs now has ended, with a limit on the whole service."""
+    memory = device.memory
+    group = memory.cgroup_available_bytes
+    limits = [] if group is None else [group + held_bytes]
+    limits += [] if limit_bytes is None else [max(0, limit_bytes)]
+    memory = structs.replace(
+        memory,
+        available_bytes=memory.available_bytes + held_bytes,
+        cgroup_available_bytes=min(limits, default=None),
+    )
+    return structs.replace(device, memory=memory)
+
+
+def _excess(wanted_mib: int, allowed_mib: int) -> int:
+    """MiB too many; a limit of 0 is none."""
+    return max(0, wanted_mib - allowed_mib) if allowed_mib else 0

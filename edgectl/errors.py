@@ -122,8 +122,8 @@ EXIT_CODES: dict[str, int] = {
     "rollback_failed": 8,
     "integrity": 9,
     "needs_root": 10,
-    "busy": 75, "expired": 75, "loading": 75, "memory_guard": 75, "cancelled": 75, "draining": 75,
-    "download_failed": 75,
+    "busy": 75, "expired": 75, "loading": 75, "memory_guard": 75, "thermal": 75, "cancelled": 75,
+    "draining": 75, "download_failed": 75,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from typing import TYPE_CHECKING
 
 from edged.api.errors import Draining
@@ -13,9 +14,11 @@ from edged.api.status import EngineState, MqttStatus
 from edged.engine.supervisor import EngineSupervisor
 from edged.guard.policy import GuardPolicy, Verdict
 from edged.guard.sampler import Sampler
+from edged.guard.strain import read_strain
 from edged.host import sdnotify
 from edged.host.leaf import make_leaf
 from edged.host.switched import with_switched
+from edged.scheduling.intake import IntakePolicy
 from edged.service import EdgeService
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edged")
 
 TICK_S = 1.0
+STRAIN_S = 5.0  # between two looks at heat; ACPI takes some milliseconds to tell it
 DRAIN_S = 15.0  # running answers may finish; the unit's TimeoutStopSec is larger
 STAGE_S = 5.0  # any other stage of the stop
 
@@ -78,6 +82,7 @@ class App:
             tasks = [
                 asyncio.create_task(self._engine.run(), name="engine"),
                 asyncio.create_task(self._tick(), name="tick"),
+                asyncio.create_task(self._watch_strain(), name="strain"),
                 asyncio.create_task(self._watchdog(), name="watchdog"),
                 asyncio.create_task(self._stopping.wait(), name="stop"),  # type: ignore[arg-type]
             ]
@@ -126,6 +131,13 @@ class App:
             self._engine.cache(allowed=decision.verdict is Verdict.OK)
             if decision.verdict is Verdict.RECYCLE:
                 self._engine.recycle(decision.why)
+
+    async def _watch_strain(self) -> None:
+        """Let in as much work as heat, power and memory allow."""
+        policy = IntakePolicy()
+        while True:
+            self.service.let_in(policy.sample(time.monotonic(), read_strain()))
+            await asyncio.sleep(STRAIN_S)
 
     async def _watchdog(self) -> None:
         """Tell systemd that the event loop turns; silence for WatchdogSec restarts us."""

@@ -16,6 +16,7 @@ from edged.api.events import (
     TokenLogprob,
     whole_calls,
 )
+from edged.scheduling.forecast import Work
 
 if TYPE_CHECKING:
     from edged.api.requests import Request
@@ -38,6 +39,7 @@ class Job:
         self.first_at: float | None = None
         self.last_at: float | None = None  # of the last piece; None after a pause
         self.pieces = 0  # heard from the engine, empty ones included
+        self.work = Work()  # that it is expected to be
         self.ticket = 0
         self.key: int | None = None
         self.events: asyncio.Queue[Event] = asyncio.Queue()  # bounded by pausing, see ``behind``

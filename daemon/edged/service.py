@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from edged import __version__
 from edged.api.errors import Busy, Cancelled, Draining, EdgeError, EngineLost, Expired, Loading, MemoryGuard
 from edged.api.events import Accepted, Failed, Finished, Terminal, Timings
 from edged.api.requests import Limits, check
-from edged.api.status import Condition, EngineState, Info, ModelInfo, Prediction, ServiceState, Status
-from edged.api.status import Limits as StatusLimits
+from edged.api.status import EngineState, ServiceState
 from edged.host.quiet import QuietLog
 from edged.ipc.messages import Done, Rejected, Token
 from edged.job import Job
 from edged.order import order_of
-from edged.scheduling.admission import Admission
+from edged.reception import Reception
+from edged.reporting import Reporting
 from edged.tally import Tally
 
 if TYPE_CHECKING:
@@ -29,14 +27,12 @@ if TYPE_CHECKING:
     from edged.api.config import Config
     from edged.api.events import Event
     from edged.api.requests import Request
-    from edged.api.status import MqttStatus
+    from edged.api.status import Condition, Info, MqttStatus, Status
     from edged.engine.supervisor import EngineSupervisor
     from edged.guard.sampler import Sampler
+    from edged.scheduling.intake import Intake
 
 log = logging.getLogger("edged.service")
-
-FEATURES = ("chat", "generate", "classify", "stream", "cancel")
-EMBEDDING_FEATURES = ("embed", "cancel")
 
 
 class EdgeService:
@@ -46,18 +42,18 @@ class EdgeService:
         self, config: Config, *, sampler: Sampler, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._config = config
-        self._sampler = sampler
         self._clock = clock
         self._started_at = clock()
         self._log = QuietLog(log, clock)  # for the lines that clients can cause
-        self._queue: Admission[Job] = Admission(config.limits.queue)
+        self._tally = Tally()
+        self._reception = Reception(config, self._tally)
+        self._queue = self._reception.queue
+        self._reporting = Reporting(sampler, self._tally)
         self._jobs: dict[tuple[str, str], Job] = {}
+        self._running: dict[int, Job] = {}  # those of them that the engine works on, by their keys
         self._engine: EngineSupervisor | None = None
         self._shed_why = ""
         self._draining = False
-        self._tally = Tally()
-        self._extra_conditions: Callable[[], Sequence[Condition]] = tuple
-        self._mqtt: Callable[[], MqttStatus | None] = _nothing
         self.idle = asyncio.Event()  # no request is accepted and unanswered
         self.idle.set()
 
@@ -68,11 +64,11 @@ class EdgeService:
     def report(
         self,
         conditions: Callable[[], Sequence[Condition]],
-        mqtt: Callable[[], MqttStatus | None] | None = None,
+        mqtt: Callable[[], MqttStatus | None],
     ) -> None:
         """Add to ``status`` the conditions of transports, and how it stands with the broker."""
-        self._extra_conditions = conditions
-        self._mqtt = mqtt or _nothing
+        self._reporting.conditions = conditions
+        self._reporting.mqtt = mqtt
 
     # --- the port -------------------------------------------------------------------------
 
@@ -88,7 +84,7 @@ class EdgeService:
 
     @property
     def capacity(self) -> int:
-        return self._config.limits.queue + self._config.model.slots
+        return self._reception.capacity
 
     @property
     def ready(self) -> bool:
@@ -99,7 +95,8 @@ class EdgeService:
         if not self.ready or self._engine is None:
             return 0
         unloaded = self._engine.state is EngineState.UNLOADED  # one request brings the model back
-        free = self._config.model.slots if unloaded else self._engine.free_slots
+        slots = self._config.model.slots
+        free = (slots if unloaded else self._engine.free_slots) - (slots - self._reception.slots)
         return max(0, free - len(self._queue))
 
     @property
@@ -108,21 +105,22 @@ class EdgeService:
             return ServiceState.DRAINING
         engine = self._engine.state if self._engine else EngineState.ABSENT
         if engine in {EngineState.READY, EngineState.UNLOADED}:
-            return ServiceState.DEGRADED if self._shed_why else ServiceState.READY
+            closed = self._shed_why or not self._reception.intake.share
+            return ServiceState.DEGRADED if closed else ServiceState.READY
         never_loaded = self._engine is None or (self._engine.loaded is None and not self._engine.failing)
         starting = engine in {EngineState.ABSENT, EngineState.SPAWNING, EngineState.LOADING}
         return ServiceState.LOADING if never_loaded and starting else ServiceState.DEGRADED
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         try:
-            job, ahead = self._accept(request)
+            job, accepted = self._accept(request)
         except EdgeError as error:
             self._tally.ended("refused", error.code)
             self._log.info("refused id=%s client=%s code=%s", request.id, request.client, error.code)
             yield Failed.of(request.id, error)
             return
         try:
-            yield Accepted(id=request.id, position=ahead, eta_s=self._eta_s(ahead))
+            yield accepted
             while True:
                 event = await job.events.get()
                 self._pace(job)
@@ -137,47 +135,19 @@ class EdgeService:
         return job is not None and self._abort(job, Cancelled("the request was cancelled"))
 
     def status(self) -> Status:
-        engine = self._engine
-        first_s = self._tally.first_s
-        return Status(
-            node=self._config.node,
-            version=__version__,
-            pid=os.getpid(),
-            worker_pid=engine.worker_pid if engine else None,
+        return self._reporting.status(
+            self._config,
+            self._engine,
             state=self.state,
-            engine=engine.state if engine else EngineState.ABSENT,
             uptime_s=self._clock() - self._started_at,
-            model=self._model_info(),
             queue=len(self._queue),
-            running=engine.running if engine else 0,
-            decode_tps=self._tally.decode_tps,
-            prefill_tps=self._tally.prefill_tps,
-            first_token_ms=None if first_s is None else first_s * 1000,
-            memory=structs.replace(self._sampler.status(), parts=engine.memory if engine else None),
-            counters=self._tally.counters(engine.restarts if engine else 0),
-            conditions=self._conditions(),
             capacity=self.capacity,
-            host=self._sampler.host(),
-            mqtt=self._mqtt(),
-            predicted=self._predicted(),
-            latencies=self._tally.latencies(),
+            intake=self._reception.intake,
+            shed_why=self._shed_why,
         )
 
     def info(self) -> Info:
-        limits = self._config.limits
-        return Info(
-            node=self._config.node,
-            version=__version__,
-            model=self._model_info(),
-            board=self._config.board,
-            limits=StatusLimits(
-                max_prompt_tokens=self._model_info().context_tokens - 1,
-                max_tokens=limits.max_tokens,
-                max_prompt_bytes=limits.max_prompt_bytes,
-                max_reply_bytes=limits.max_reply_bytes,
-            ),
-            features=EMBEDDING_FEATURES if self._config.model.embeddings else FEATURES,
-        )
+        return self._reporting.info(self._config, self._engine)
 
     # --- what the app uses ----------------------------------------------------------------
 
@@ -186,6 +156,15 @@ class EdgeService:
         if bool(why) != bool(self._shed_why):
             log.warning("shedding: %s", why) if why else log.info("taking requests again")
         self._shed_why = why
+
+    def let_in(self, intake: Intake) -> None:
+        """Use and promise as much of the box as ``intake`` says; what was accepted stays so."""
+        before, self._reception.intake = self._reception.intake, intake
+        if before.share != intake.share:
+            log.warning(
+                "%.0f %% of the usual work is let in: %s", 100 * intake.share, intake.why or "all is well"
+            )
+            self.dispatch()
 
     def drain(self) -> None:
         """Take no more requests; those accepted go on."""
@@ -222,7 +201,10 @@ class EdgeService:
         if engine is not None and engine.state is EngineState.BROKEN:
             while (job := self._queue.next()) is not None:
                 self._end(job, Failed.of(job.request.id, _unloadable(engine)))
-        while engine is not None and engine.free_slots > 0 and (job := self._queue.next()) is not None:
+        kept_free = self._config.model.slots - self._reception.slots
+        while (
+            engine is not None and engine.free_slots > kept_free and (job := self._queue.next()) is not None
+        ):
             if job.deadline <= self._clock():
                 error = Expired("the request waited longer than its time to live")
                 self._end(job, Failed.of(job.request.id, error))
@@ -231,10 +213,11 @@ class EdgeService:
             self._tally.started(job.started_at - job.accepted_at)
             order = structs.replace(job.order, ttl_s=job.deadline - job.started_at)
             job.key = engine.start(order, _JobSink(self, job))
+            self._running[job.key] = job
 
     def _adopt(self, config: Config) -> None:
         """Serve by ``config``: another model, whose defaults count for those who wait, too."""
-        self._config = config
+        self._config = self._reception.config = config
         for job in list(self._jobs.values()):
             if job.key is None:
                 try:
@@ -262,7 +245,7 @@ class EdgeService:
 
     # --- inside ---------------------------------------------------------------------------
 
-    def _accept(self, request: Request) -> tuple[Job, int]:
+    def _accept(self, request: Request) -> tuple[Job, Accepted]:
         """Queue ``request`` or raise the EdgeError that says why not."""
         check(request, self.limits)
         order = order_of(request, self._config)
@@ -270,22 +253,21 @@ class EdgeService:
             raise Draining("the daemon is stopping", retry_after_s=10.0)
         if self._shed_why:
             raise MemoryGuard(self._shed_why, retry_after_s=10.0)
-        if self._engine is not None and self._engine.state is EngineState.BROKEN:
-            raise _unloadable(self._engine)
+        engine = self._engine
+        if engine is not None and engine.state is EngineState.BROKEN:
+            raise _unloadable(engine)
         name = (request.client, request.id)
         if name in self._jobs:
             raise Busy("a request with this id is being answered", retry_after_s=5.0)
         now = self._clock()
         job = Job(request, order, now, now + (request.ttl_s or self._config.limits.default_ttl_s))
-        try:
-            job.ticket, ahead = self._queue.offer(job, priority=request.priority, deadline=job.deadline)
-        except Busy as error:
-            raise Busy(error.message, retry_after_s=self._eta_s(len(self._queue)) or 10.0) from None
+        serving = engine is not None and engine.state is EngineState.READY
+        ahead, eta_s = self._reception.admit(job, running=self._running.values(), serving=serving)
         self._jobs[name] = job
         self.idle.clear()
         self._tally.accepted()
         self.dispatch()
-        return job, ahead if job.key is None else 0
+        return job, Accepted(id=request.id, position=ahead if job.key is None else 0, eta_s=eta_s)
 
     def _finish(self, job: Job, done: Done) -> None:
         now = self._clock()
@@ -297,6 +279,7 @@ class EdgeService:
         )
         event = job.finished(done, timings)
         if self._end(job, event):
+            self._reception.learn(job, done.usage)
             self._tally.answered(
                 done.usage,
                 heard_tokens=job.pieces,
@@ -338,6 +321,8 @@ class EdgeService:
         if not job.end(event):
             return False
         self._jobs.pop((job.request.client, job.request.id), None)
+        if job.key is not None:
+            self._running.pop(job.key, None)
         if not self._jobs:
             self.idle.set()
         outcome, reason = (
@@ -346,52 +331,6 @@ class EdgeService:
         self._tally.ended(outcome, reason)
         self._log.info("ended id=%s client=%s %s", job.request.id, job.request.client, reason)
         return True
-
-    def _eta_s(self, ahead: int) -> float | None:
-        """Seconds until the first token of a request with ``ahead`` others before it, from recent answers."""
-        total_s, first_s = self._tally.total_s, self._tally.first_s
-        if total_s is None or first_s is None:
-            return None
-        return round(ahead / self._config.model.slots * total_s + first_s, 1)
-
-    def _predicted(self) -> Prediction | None:
-        plan = self._config.plan
-        return Prediction(**structs.asdict(plan)) if plan.decode_tps > 0 else None
-
-    def _model_info(self) -> ModelInfo:
-        model = self._config.model
-        loaded = self._engine.loaded if self._engine else None
-        return ModelInfo(
-            name=model.name,
-            quant=model.quant,
-            file_bytes=_file_bytes(model.path),
-            context_tokens=loaded.context if loaded else model.context,
-            slots=model.slots,
-        )
-
-    def _conditions(self) -> tuple[Condition, ...]:
-        found = list(self._extra_conditions())
-        if self._shed_why:
-            hint = "requests are refused with memory_guard until it is over"
-            found.append(
-                Condition(code="memory_guard", severity="warning", message=self._shed_why, hint=hint)
-            )
-        engine = self._engine
-        if engine is not None and engine.failing:
-            hint = "see `edgectl logs`; `edgectl models verify` checks the file"
-            found.append(
-                Condition(
-                    code="engine_failed",
-                    severity="error" if engine.broken else "warning",
-                    message=engine.last_error,
-                    hint=hint,
-                )
-            )
-        if engine is not None and engine.tuning:
-            message = f"the engine is tuned anew: {engine.tuning}"
-            hint = "requests wait until it is back; this happens twice an hour at most"
-            found.append(Condition(code="tuning", severity="warning", message=message, hint=hint))
-        return tuple(found)
 
 
 class _JobSink:
@@ -408,16 +347,5 @@ class _JobSink:
         self._service.lost(self._job, why)
 
 
-def _nothing() -> None:
-    """Stands for a transport that is switched off."""
-
-
 def _unloadable(engine: EngineSupervisor) -> Loading:
     return Loading(f"no model is served: {engine.last_error}", retry_after_s=60.0)
-
-
-def _file_bytes(path: str) -> int:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 - called with a plain string from the configuration
-    except OSError:
-        return 0

@@ -123,7 +123,7 @@ class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Plan(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the planner promised of this box; 0 where it promised nothing. Decides nothing."""
+    """What the planner promised of this box; 0 where it promised nothing. Estimates begin with it."""
 
     decode_tps: float = 0.0
     first_token_500_s: float = 0.0

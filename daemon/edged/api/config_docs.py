@@ -54,7 +54,10 @@ EXPLANATIONS: dict[str, str] = {
     "model.sampling_thinking.repeat_penalty": "Divides the score of late tokens while thinking; 1 is off.",
     "model.sampling_thinking.seed": "Makes draws repeatable while thinking.",
     "limits": "Bounds on what clients may ask.",
-    "limits.queue": "Requests that may wait for a slot; the next one is told busy and when to come back.",
+    "limits.queue": (
+        "Requests that may wait for a slot; the next one is told busy and when to come back. A quarter is kept"
+        " for clients of which nothing waits."
+    ),
     "limits.max_prompt_bytes": "Longest prompt, in bytes of UTF-8 over all messages.",
     "limits.max_tokens": "Most tokens one answer may have.",
     "limits.default_max_tokens": "Tokens of an answer when the request does not say.",
@@ -110,7 +113,7 @@ EXPLANATIONS: dict[str, str] = {
     "pool.name": "Which pool: <mqtt.base>/<name>/... are its topics. Boxes of one pool have the same.",
     "discovery": "Being found on the local network.",
     "discovery.enabled": "Announce this box over mDNS, for `edgectl discover`.",
-    "plan": "What the plan predicted; `edgectl status` shows it beside what is measured. Decides nothing.",
+    "plan": "What the plan predicted; `edgectl status` shows it beside what is measured.",
     "plan.decode_tps": "Predicted tokens a second of one request alone; 0 is no prediction.",
     "plan.first_token_500_s": "Predicted seconds to the first token of a 500-token prompt; 0 is none.",
     "plan.worker_mib": (

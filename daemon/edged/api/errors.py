@@ -63,6 +63,13 @@ class MemoryGuard(EdgeError):
     retryable = True
 
 
+class Thermal(EdgeError):
+    """The box is hot or weakly powered and takes less work, or none, until it is not."""
+
+    code = "thermal"
+    retryable = True
+
+
 class Cancelled(EdgeError):
     """The client asked for the request to stop."""
 
@@ -126,6 +133,7 @@ class ModelUnusable(EdgeError):
 
 
 REQUEST_ERRORS: tuple[type[EdgeError], ...] = (
-    BadRequest, TooLarge, Busy, Expired, Loading, MemoryGuard, Cancelled, NoBox, EngineLost, Internal, Draining,
+    BadRequest, TooLarge, Busy, Expired, Loading, MemoryGuard, Thermal, Cancelled, NoBox, EngineLost, Internal,
+    Draining,
 )  # fmt: skip
 BY_CODE: dict[str, type[EdgeError]] = {kind.code: kind for kind in REQUEST_ERRORS}

@@ -97,6 +97,18 @@ class HostStatus(Struct, frozen=True, kw_only=True):
     stalls: dict[str, Stalls] = {}  # by resource: memory, cpu, io
 
 
+class PoolStatus(Struct, frozen=True, kw_only=True):
+    """This box as a member of a pool; the numbers of requests count since the daemon started."""
+
+    name: str
+    state: Literal["serving", "away", "offline"]
+    boxes: int  # others that serve at this moment
+    waiting: int  # requests dealt to this box that it has not begun
+    taken: int  # begun here
+    handed_on: int  # given to another box instead
+    taken_over: int  # sessions of boxes that were gone
+
+
 class MqttStatus(Struct, frozen=True, kw_only=True):
     """The way over the broker; ``broker`` is HOST:PORT as the box reaches it."""
 
@@ -104,6 +116,7 @@ class MqttStatus(Struct, frozen=True, kw_only=True):
     broker: str
     topic: str  # root of the box's topics
     outbox: int = 0  # answers the broker has not confirmed
+    pool: PoolStatus | None = None  # None: it serves for itself
 
 
 class Prediction(Struct, frozen=True, kw_only=True):
@@ -184,7 +197,8 @@ class Status(Struct, frozen=True, kw_only=True):
     counters: Counters
     conditions: tuple[Condition, ...] = ()
     prefill_tps: float | None = None  # prompt tokens evaluated a second, of the last answers
-    capacity: int = 0  # requests that may be accepted and unanswered at once
+    capacity: int = 0  # requests that may be accepted and unanswered at once, of one client
+    intake: float = 1.0  # share of the usual work that is let in; less when the box is hot or short of memory
     host: HostStatus = HostStatus()
     mqtt: MqttStatus | None = None  # None: not served over MQTT
     predicted: Prediction | None = None  # None: there is no plan

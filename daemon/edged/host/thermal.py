@@ -23,13 +23,18 @@ THROTTLE_BITS = (
 SINCE_BOOT_SHIFT = 16
 # Sensors that are switched off report such values as -274 or 0xffff; no board survives outside these.
 PLAUSIBLE_C = (-40.0, 150.0)
+# Trip points that firmware fills with nonsense are 0 or far below what silicon is made for.
+PLAUSIBLE_TRIP_C = (60.0, 130.0)
+TRIP_KINDS = ("passive", "critical")
 
 
 class Zone(Struct, frozen=True):
-    """One thermal zone."""
+    """One thermal zone. From ``passive_c`` on the kernel slows the CPU down; at ``critical_c`` it stops."""
 
     name: str
     celsius: float
+    passive_c: float | None = None
+    critical_c: float | None = None
 
 
 class Throttling(Struct, frozen=True):
@@ -46,8 +51,20 @@ def hottest_zone(root: Path = ROOT) -> Zone | None:
         millidegrees = read_int(directory / "temp")
         if millidegrees is None or not PLAUSIBLE_C[0] <= millidegrees / 1000 <= PLAUSIBLE_C[1]:
             continue
-        zones.append(Zone(read_text(directory / "type") or directory.name, millidegrees / 1000))
+        name = read_text(directory / "type") or directory.name
+        zones.append(Zone(name, millidegrees / 1000, *(_trip_c(directory, kind) for kind in TRIP_KINDS)))
     return max(zones, key=lambda zone: zone.celsius, default=None)
+
+
+def _trip_c(directory: Path, kind: str) -> float | None:
+    """The lowest trip point of a kind (docs.kernel.org/driver-api/thermal/sysfs-api.html)."""
+    found = []
+    for path in directory.glob("trip_point_*_type"):
+        if read_text(path) == kind:
+            millidegrees = read_int(path.with_name(path.name.replace("_type", "_temp")))
+            if millidegrees is not None and PLAUSIBLE_TRIP_C[0] <= millidegrees / 1000 <= PLAUSIBLE_TRIP_C[1]:
+                found.append(millidegrees / 1000)
+    return min(found, default=None)
 
 
 def throttling(root: Path = ROOT) -> Throttling | None:

@@ -1,60 +1,133 @@
-"""The waiting room: bounded, urgent first, then first come, first served. Pure; time is passed in."""
+"""The waiting room: bounded, urgent first, fair between clients. Pure; time is passed in."""
 
 from __future__ import annotations
 
-import heapq
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from edged.api.errors import Busy
+from edged.scheduling.round_robin import QUANTUM_TOKENS, RoundRobin
 
 Entry = TypeVar("Entry")
 
+PRIORITIES = 10
+# A priority that waits is passed over this often in favour of higher ones, then one of its entries is served.
+PATIENCE = 8
+# Of the room, kept for clients of which nothing waits: who comes once must get in beside who floods.
+RESERVED_SHARE = 1 / 4
+
+
+class Ahead(Struct, frozen=True):
+    """What is served before an entry, if nobody comes who is more urgent: at most so much."""
+
+    entries: int
+    work: float  # tokens
+
 
 class Admission(Generic[Entry]):
-    """At most ``capacity`` entries wait; each leaves through ``next``, ``remove`` or ``expired``."""
+    """At most ``capacity`` entries wait; each leaves through ``next``, ``remove`` or ``expired``.
 
-    def __init__(self, capacity: int) -> None:
+    Clients take turns by deficit round robin within a priority, so none waits for more than its own work
+    times the number of clients. Urgent ones come first; a lower priority has every ninth turn at least.
+    """
+
+    def __init__(self, capacity: int, *, quantum: float = QUANTUM_TOKENS) -> None:
         self._capacity = capacity
-        self._heap: list[tuple[int, int]] = []  # (-priority, arrival)
-        self._entries: dict[int, tuple[Entry, float]] = {}  # arrival → entry, deadline
-        self._arrivals = 0
+        self._levels: list[RoundRobin[Entry]] = [RoundRobin(quantum) for _ in range(PRIORITIES)]
+        self._passed_over = [0] * PRIORITIES
+        self._places: dict[int, tuple[int, str, float]] = {}  # ticket → priority, client, deadline
+        self._of_client: dict[str, int] = {}  # entries that wait
+        self._tickets = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
 
-    def offer(self, entry: Entry, *, priority: int, deadline: float) -> tuple[int, int]:
-        """Queue ``entry``: (ticket, how many are served before it). Raises Busy when full."""
-        if len(self._entries) >= self._capacity:
-            raise Busy(f"the queue is full ({self._capacity} requests are waiting)")
-        if len(self._heap) > 2 * self._capacity:  # entries that expired or were cancelled leave a ghost here
-            self._heap = sorted(item for item in self._heap if item[1] in self._entries)
-        self._arrivals += 1
-        ticket = self._arrivals
-        ahead = sum(1 for rank, arrival in self._heap if arrival in self._entries and rank <= -priority)
-        heapq.heappush(self._heap, (-priority, ticket))
-        self._entries[ticket] = (entry, deadline)
-        return ticket, ahead
+    @property
+    def work(self) -> float:
+        """Tokens that wait."""
+        return sum(level.work for level in self._levels)
+
+    def open_to_one(self, share: float = 1.0) -> int:
+        """Entries that may wait of one client; the rest of the room is for others."""
+        room = self.room(share)
+        return room - int(room * RESERVED_SHARE)
+
+    def room(self, share: float = 1.0) -> int:
+        """Entries that may wait while only ``share`` of the work is let in; none at 0."""
+        return max(1, int(self._capacity * share)) if share > 0 else 0
+
+    def offer(
+        self, entry: Entry, *, client: str, priority: int, deadline: float, cost: float, share: float = 1.0
+    ) -> int:
+        """Queue ``entry``; its ticket. ``cost`` is its work in tokens. Raises Busy when there is no room."""
+        mine = self._of_client.get(client, 0)
+        if len(self._places) >= (self.open_to_one(share) if mine else self.room(share)):
+            kept = "; what room is left is for clients with nothing waiting" if mine else ""
+            raise Busy(f"the queue is full ({len(self._places)} requests are waiting{kept})")
+        self._tickets += 1
+        ticket = self._tickets
+        self._levels[priority].add(client, ticket, entry, cost)
+        self._places[ticket] = (priority, client, deadline)
+        self._of_client[client] = mine + 1
+        return ticket
+
+    def ahead(self, client: str, priority: int, cost: float) -> Ahead:
+        """What would be served before a new entry of ``client``: an upper bound but for rounding."""
+        above = self._levels[priority + 1 :]
+        level = self._levels[priority]
+        mine, my_work = level.waiting_of(client)
+        others = level.clients - bool(mine)
+        return Ahead(
+            entries=sum(map(len, above)) + min(len(level), mine + others * (mine + 1)),
+            work=sum(one.work for one in above) + min(level.work, my_work + others * (my_work + cost)),
+        )
 
     def next(self) -> Entry | None:
         """The entry to serve now, removed; None when nobody waits."""
-        while self._heap:
-            _, ticket = heapq.heappop(self._heap)
-            if (found := self._entries.pop(ticket, None)) is not None:
-                return found[0]
-        return None
+        level = self._turn()
+        if level is None:
+            return None
+        served = self._levels[level].next()
+        if served is None:
+            return None
+        ticket, entry = served
+        self._forget(ticket)
+        return entry
 
     def remove(self, ticket: int) -> bool:
         """Forget a waiting entry; False when it no longer waits."""
-        return self._entries.pop(ticket, None) is not None
+        if ticket not in self._places:
+            return False
+        self._take_out(ticket)
+        return True
 
     def expired(self, now: float) -> list[Entry]:
         """Remove and return the entries whose deadline has passed."""
-        gone = [ticket for ticket, (_, deadline) in self._entries.items() if deadline <= now]
-        return [self._entries.pop(ticket)[0] for ticket in gone]
+        return [self._take_out(ticket) for ticket, (_, _, end) in list(self._places.items()) if end <= now]
 
-    def clear(self) -> list[Entry]:
-        """Remove and return everything, in order of arrival."""
-        entries = [entry for entry, _ in self._entries.values()]
-        self._entries.clear()
-        self._heap.clear()
-        return entries
+    def _turn(self) -> int | None:
+        """The priority to serve; those below it have been passed over once more."""
+        waiting = [level for level in range(PRIORITIES) if self._levels[level]]
+        if not waiting:
+            return None
+        impatient = [level for level in waiting if self._passed_over[level] >= PATIENCE]
+        chosen = impatient[0] if impatient else waiting[-1]
+        for level in waiting:
+            self._passed_over[level] += level < chosen
+        self._passed_over[chosen] = 0
+        return chosen
+
+    def _take_out(self, ticket: int) -> Entry:
+        priority, client, _ = self._places[ticket]
+        entry = self._levels[priority].remove(client, ticket)
+        self._forget(ticket)
+        return entry
+
+    def _forget(self, ticket: int) -> None:
+        priority, client, _ = self._places.pop(ticket)
+        self._of_client[client] -= 1
+        if not self._of_client[client]:
+            del self._of_client[client]
+        if len(self._levels[priority]) == 0:
+            self._passed_over[priority] = 0

@@ -115,6 +115,7 @@ STATUS: Mapping[str, tuple[int, str]] = {
     "loading": (503, "server_error"),
     "draining": (503, "server_error"),
     "memory_guard": (503, "server_error"),
+    "thermal": (503, "server_error"),
     "too_many_connections": (503, "server_error"),
     "expired": (504, "server_error"),
 }

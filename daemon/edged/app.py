@@ -154,8 +154,8 @@ class App:
         return MqttStatus(connected=self.mqtt.connected, broker=self.mqtt.address, topic=topic)
 
     def _conditions(self) -> list[Condition]:
-        sources = (self.mqtt, self.discovery)
-        return [found for source in sources if source and (found := source.condition()) is not None]
+        discovery = self.discovery.condition() if self.discovery else None
+        return [*(self.mqtt.conditions() if self.mqtt else ()), *([discovery] if discovery else ())]
 
     # --- the stop, stage by stage, each bounded -------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self, TypedDict
 import msgspec
 
 from edgectl.client.address import HttpAddress, parse
-from edgectl.client.answer import Answer, AnswerStream
+from edgectl.client.answer import Answer, AnswerStream, Classification, Embeddings
 from edgectl.errors import Usage
 from edged.api.errors import BadRequest
 from edged.api.requests import ID_PATTERN, Message, Request, Sampling
@@ -53,7 +53,8 @@ class EdgeClient:
 
     ``http://HOST:PORT`` and ``https://HOST`` take an ``api_key``; ``mqtt://[USER@]HOST[:PORT][/BASE/NODE]``
     and ``mqtts://`` (TLS) take the broker's ``password``. Without a node, the only one below the base is
-    taken. ``ca_file`` names the certificate authority to trust instead of the system's.
+    taken. ``ca_file`` names the certificate authority to trust instead of the system's; ``cert_file`` and
+    ``cert_key_file`` are the certificate of this client and its key, where a broker asks for one.
 
     ``timeout_s`` bounds every wait: for the whole answer of `generate` and `chat`, for the next piece of a
     stream. When it runs out, or the wait is interrupted, the request is cancelled on the box.
@@ -95,9 +96,17 @@ class EdgeClient:
             from edgectl.client.mqtt import MqttTransport
 
             self._transport = MqttTransport(
-                address, client=self._client, shared=client is not None, password=password, ca_file=authority
+                address,
+                client=self._client,
+                shared=client is not None,
+                password=password,
+                ca_file=authority,
+                cert_file=str(cert_file) if cert_file else None,
+                cert_key_file=str(cert_key_file) if cert_key_file else None,
             )
 
+        cert_file: Path | str | None = None,
+        cert_key_file: Path | str | None = None,
     def generate(
         self, prompt: str, *, system: str | None = None, raw: bool = False, **options: Unpack[Options]
     ) -> Answer:

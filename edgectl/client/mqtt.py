@@ -71,12 +71,14 @@ class MqttTransport:
         shared: bool,
         password: str | None,
         ca_file: str | None,
+        cert_file: str | None = None,
+        cert_key_file: str | None = None,
     ) -> None:
         self._address = address
         self._client = client
         self._shared = shared
         self._password = password
-        self._ca_file = ca_file
+        self._tls_files = (ca_file, cert_file, cert_key_file)
         self._opening = threading.Lock()
         self._line: Line | None = None
         self._topics = wire.Topics(address.base, address.node, client)
@@ -141,7 +143,7 @@ class MqttTransport:
             self._address,
             client=unique_id(self._client, shared=self._shared),
             password=self._password,
-            tls=tls_context(self._ca_file) if self._address.tls else None,
+            tls=tls_context(*self._tls_files) if self._address.tls else None,
         )
         line.on_reply, line.on_refused = self._heard, self._refused
         line.on_up, line.on_down = self._up, self._down

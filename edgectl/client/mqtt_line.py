@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import secrets
 import socket
 import ssl
@@ -21,6 +22,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgectl.errors import EdgeError, Unauthorized, Unreachable, Usage
+from edged.host.tls import show_certificate, trusting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -62,6 +64,7 @@ class Line:
         self._changed = threading.Condition()
         self._paho: paho.Client | None = None
         self._refusal = ""
+        self._alert = ""  # why the broker ended TLS
         self._ended = False  # the connection that is being made was closed by the broker
         self._connected = False
         self._made = False  # there was a connection; from then on paho makes it again when it is lost
@@ -147,6 +150,7 @@ class Line:
     def _check_outcome(self, version: MQTTProtocolVersion, *, done: bool) -> None:
         if self._connected:
             return
+        self._check_alert(self._alert)
         if not done:
             raise self._unreachable("something is there, but it does not answer as a broker does")
         if self._refusal in _AUTH_REASONS:
@@ -158,13 +162,28 @@ class Line:
             raise self._unreachable(f"the broker refuses this client: {self._refusal.lower()}")
         raise _VersionRefused  # brokers that know no MQTT 5 say so, or just close
 
+    def _check_alert(self, text: str) -> None:
+        """Raises Unauthorized when the broker ended TLS over our certificate."""
+        if "ALERT" in text and re.search("CERTIFICATE|UNKNOWN_CA|HANDSHAKE", text):
+            raise Unauthorized(
+                f"the broker at {self._address} wants a certificate of this client, or another one",
+                hint="--cert-file and --cert-key-file name it; the broker's log says what it trusts",
+            )
+
     def _dial(self, client: paho.Client) -> None:
         options: dict[str, Any] = {}
         if client.protocol == MQTTProtocolVersion.MQTTv5:
             options["clean_start"] = True
         try:
             client.connect(self._address.host, self._address.port, KEEPALIVE_S, **options)
+        except ssl.SSLCertVerificationError as error:
+            raise Unreachable(
+                f"the broker at {self._address} is not trusted: certificate verify failed"
+                f" ({error.verify_message})",
+                hint="--ca-file names the authority that signed it; the address must be a name in it",
+            ) from None
         except ssl.SSLError as error:
+            self._check_alert(error.reason or "")
             raise self._unreachable(f"TLS failed ({error.reason or error})") from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -183,6 +202,8 @@ class Line:
             client.username_pw_set(self._address.username, self._password)
         if self._tls is not None:
             client.tls_set_context(self._tls)
+        client.on_log = self._on_log
+        client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
@@ -246,6 +267,21 @@ class Line:
                 self.kept[topic] = bytes(message.payload)
             self._changed.notify_all()
 
+    def _on_log(self, _client: Any, _data: Any, _level: Any, text: str) -> None:
+        # With TLS 1.3 the broker judges a certificate after the handshake, and paho tells it here alone.
+        if "ALERT" in text:
+            self._alert = text
+
+    def _on_socket_close(self, _client: Any, _data: Any, stream: Any) -> None:
+        # Where our first packet could not be written any more, the alert lies unread.
+        if isinstance(stream, ssl.SSLSocket) and not self._connected:
+            try:
+                stream.recv(1)
+            except ssl.SSLError as error:
+                self._alert = self._alert or error.reason or ""
+            except OSError:
+                pass
+
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self._refused[mid] = str(reason)
@@ -259,12 +295,24 @@ def _properties(packet: int, **values: Any) -> Properties:
     return properties
 
 
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Raises Usage when ``ca_file`` cannot be used."""
+def tls_context(
+    ca_file: str | None, cert_file: str | None = None, cert_key_file: str | None = None
+) -> ssl.SSLContext:
+    """TLS from 1.2 on, the broker's name checked; raises Usage when a file cannot be used."""
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        made = trusting(ca_file)
     except OSError as error:
         raise Usage(f"the CA file {ca_file} cannot be used: {error}") from None
+    if cert_file:
+        try:
+            show_certificate(made, cert_file, cert_key_file)
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror or error
+            raise Usage(
+                f"the certificate {cert_file} with {cert_key_file or 'its key'} cannot be used: {reason}",
+                hint="both are PEM files, the key without a password",
+            ) from None
+    return made
 
 
 def unique_id(client: str, *, shared: bool) -> str:

@@ -22,11 +22,13 @@ MAX_KEY_BYTES = 4096
 
 
 class Target(Struct, frozen=True):
-    """An address and the file with the key for it; ``source`` says where the address came from."""
+    """An address, the file with the key for it, the files of TLS; ``source`` says where it came from."""
 
     url: str
     key_file: Path | None = None
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    cert_key_file: Path | None = None
     source: str = "the command line"
 
 
@@ -70,6 +72,8 @@ def of_config(config: Config, path: Path, key_file: Path | None = None) -> Targe
         f"{'mqtts' if mqtt.ca_file else 'mqtt'}://{user}{host}:{mqtt.port}/{mqtt.base}/{config.node}",
         key,
         Path(mqtt.ca_file) if mqtt.ca_file else None,
+        Path(mqtt.cert_file) if mqtt.cert_file else None,
+        Path(mqtt.key_file) if mqtt.key_file else None,
         source=str(path),
     )
 
@@ -103,4 +107,12 @@ def connect(target: Target, *, timeout_s: float) -> EdgeClient:
     from edgectl.client.edge_client import EdgeClient
 
     key = read_key(target.key_file) if target.key_file else None
-    return EdgeClient(target.url, api_key=key, password=key, ca_file=target.ca_file, timeout_s=timeout_s)
+    return EdgeClient(
+        target.url,
+        api_key=key,
+        password=key,
+        ca_file=target.ca_file,
+        cert_file=target.cert_file,
+        cert_key_file=target.cert_key_file,
+        timeout_s=timeout_s,
+    )

@@ -30,6 +30,7 @@ Examples:
   edgectl ask "Is it going to rain?"
   edgectl ask --max-tokens 60 --temperature 0 "Name three birds."
   journalctl -b -p err | edgectl ask "What went wrong here?"
+  edgectl ask --url mqtts://broker.lan --ca-file ca.pem --cert-file me.pem --cert-key-file me.key "Hello"
   edgectl ask --file question.txt --json | jq -r .text
   edgectl ask --url mqtt://broker.local/edged/kitchen "Hello"
 
@@ -80,7 +81,7 @@ def command(
 
     Keys never go on the command line: they are read from a file.
     """
-    from edgectl.client.target import connect, find_target
+    from edgectl.client.target import connect
 
     question = read_prompt(prompt, file)
     if raw and (system is not None or thinking is not None):
@@ -88,7 +89,7 @@ def command(
     options: Options = {
         "max_tokens": max_tokens, "temperature": temperature, "seed": seed, "thinking": thinking,
     }  # fmt: skip
-    with connect(find_target(url, key_file), timeout_s=timeout_s) as client:
+    with connect(chosen_target(url, key_file), timeout_s=timeout_s) as client:
         if as_json or no_stream:
             answer = client.generate(question, system=system, raw=raw, **options)
         else:

@@ -162,6 +162,8 @@ def _missing_files(config: Config) -> list[str]:
         "model.path": config.model.path,
         "mqtt.password_file": config.mqtt.password_file,
         "mqtt.ca_file": config.mqtt.ca_file,
+        "mqtt.cert_file": config.mqtt.cert_file,
+        "mqtt.key_file": config.mqtt.key_file,
         "http.keys_file": config.http.keys_file,
     }
     missing = []

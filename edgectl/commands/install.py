@@ -56,6 +56,12 @@ Exit codes: 0 installed, or nothing to change · 2 usage · 3 nothing fits · 4 
 @click.option("--mqtt-username", metavar="NAME", help="Name for the broker; needs --mqtt-password-file.")
 @click.option("--mqtt-password-file", type=click.Path(path_type=Path), metavar="PATH",
               help="File with the broker's password; only root needs to be able to read it.")  # fmt: skip
+@click.option("--mqtt-ca-file", type=click.Path(path_type=Path), metavar="PATH",
+              help="Authority that signed the broker's certificate (PEM); switches TLS on.")  # fmt: skip
+@click.option("--mqtt-cert-file", type=click.Path(path_type=Path), metavar="PATH",
+              help="Certificate of this box, where the broker asks for one (PEM).")  # fmt: skip
+@click.option("--mqtt-key-file", type=click.Path(path_type=Path), metavar="PATH",
+              help="Its private key; only root needs to be able to read it.")  # fmt: skip
 @click.option("--http-port", type=click.IntRange(1, 65535), metavar="PORT", help="[default: 8642]")
 @click.option("--node", metavar="NAME", help="Name of this box in topics. [default: the host name]")
 @click.option("--dry-run", is_flag=True, help="Print every file and step, and change nothing.")
@@ -97,7 +103,7 @@ def require_right_user(verb: str, *, user: bool) -> None:
 def _options(given: dict[str, Any]) -> Options:
     from edgectl.install.manifest import Options
 
-    for name in ("model_file", "mqtt_password_file"):
+    for name in ("model_file", "mqtt_password_file", "mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file"):
         if given[name] is not None:
             given[name] = str(given[name].expanduser().absolute())
     return Options(**given)

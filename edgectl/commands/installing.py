@@ -193,7 +193,13 @@ class Session:
         target = of_config(config, self.places.config)
         secret = _secret(target.key_file)
         return EdgeClient(
-            target.url, api_key=secret, password=secret, ca_file=target.ca_file, timeout_s=STATUS_S
+            target.url,
+            api_key=secret,
+            password=secret,
+            ca_file=target.ca_file,
+            cert_file=target.cert_file,
+            cert_key_file=target.cert_key_file,
+            timeout_s=STATUS_S,
         )
 
     @property

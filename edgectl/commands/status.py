@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edgectl.commands.target_options import target_options, timeout_option
+from edgectl.commands.target_options import chosen_target, target_options, timeout_option
 from edgectl.errors import CommandFailed, EdgeError, Unreachable
 from edgectl.output.terminal import console, emit_json, json_option
 from edged.api.status import EngineState, ServiceState
@@ -52,9 +52,9 @@ def command(url: str | None, key_file: Path | None, timeout_s: float, *, watch: 
     predicted beside what is measured. When this computer's own edged does not answer,
     what systemd knows about it is shown instead.
     """
-    from edgectl.client.target import connect, find_target
+    from edgectl.client.target import connect
 
-    target = find_target(url, key_file)
+    target = chosen_target(url, key_file)
     promised = _promised(target, named=url is not None)
     with connect(target, timeout_s=timeout_s) as client:
         try:

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 FAKE_SUFFIX = ".fake"  # a script for the fake engine, which answers without a model
-SECRETS = {"mqtt": ("mqtt-password", "password_file")}
+# Credential → the key of [mqtt] that names its file. The certificates are no secrets, but their files may lie
+# where the service's own user does not look.
+CREDENTIAL_FILES = {
+    "mqtt-password": "password_file",
+    "mqtt-ca": "ca_file",
+    "mqtt-cert": "cert_file",
+    "mqtt-key": "key_file",
+}
 
 
 class Chosen(Struct, frozen=True, kw_only=True):
@@ -87,6 +94,9 @@ def _with_options(config: Config, options: Options) -> Config:
         port=options.mqtt_port,
         username=options.mqtt_username,
         password_file=options.mqtt_password_file,
+        ca_file=options.mqtt_ca_file,
+        cert_file=options.mqtt_cert_file,
+        key_file=options.mqtt_key_file,
     )
     http = _given(port=options.http_port)
     return structs.replace(
@@ -146,14 +156,13 @@ def _with_credentials(config: Config, sources: dict[str, str]) -> tuple[Config, 
     The service's user cannot read a file that is root's alone, and need not.
     """
     secrets: list[tuple[str, Path]] = []
-    for section, (name, key) in SECRETS.items():
-        part: Any = getattr(config, section)
+    for name, key in CREDENTIAL_FILES.items():
         handed_over = f"{CREDENTIALS}/{name}"
-        configured = getattr(part, key)
+        configured = getattr(config.mqtt, key)
         source = sources.get(name, "") if configured == handed_over else configured
         if source:
             secrets.append((name, Path(source)))
-            config = structs.replace(config, **{section: structs.replace(part, **{key: handed_over})})
+            config = structs.replace(config, mqtt=structs.replace(config.mqtt, **{key: handed_over}))
     return config, tuple(secrets)
 
 

@@ -34,6 +34,9 @@ class Options(Struct, frozen=True, kw_only=True):
     mqtt_port: int | None = None
     mqtt_username: str | None = None
     mqtt_password_file: str | None = None
+    mqtt_ca_file: str | None = None
+    mqtt_cert_file: str | None = None
+    mqtt_key_file: str | None = None
     http_port: int | None = None
 
     def over(self, earlier: Options) -> Options:

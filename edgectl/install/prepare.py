@@ -49,11 +49,19 @@ def check(options: Options) -> None:
         raise Usage("--model-file is the model; --model and --quant do not go with it")
     if (options.mqtt_username is None) != (options.mqtt_password_file is None):
         raise Usage("--mqtt-username and --mqtt-password-file belong together")
-    if options.mqtt_password_file is not None and not Path(options.mqtt_password_file).is_file():
-        raise NotFound(
-            f"there is no file {options.mqtt_password_file}",
-            hint="write the broker's password into it, and `chmod 600` it",
-        )
+    if (options.mqtt_cert_file is None) != (options.mqtt_key_file is None):
+        raise Usage("--mqtt-cert-file and --mqtt-key-file belong together")
+    if options.mqtt_cert_file is not None and options.mqtt_ca_file is None:
+        raise Usage("--mqtt-cert-file needs --mqtt-ca-file: without TLS nobody asks for a certificate")
+    tls_hint = "TLS with the broker needs PEM files that are there"
+    for name, hint in (
+        (options.mqtt_password_file, "write the broker's password into it, and `chmod 600` it"),
+        (options.mqtt_ca_file, tls_hint),
+        (options.mqtt_cert_file, tls_hint),
+        (options.mqtt_key_file, tls_hint),
+    ):
+        if name is not None and not Path(name).is_file():
+            raise NotFound(f"there is no file {name}", hint=hint)
 
 
 def choose(

@@ -22,14 +22,23 @@ def free_port() -> int:
 
 
 class Broker:
-    """``with Broker(tmp_path, "allow_anonymous true") as broker``; ``broker.log`` is what it said."""
+    """``with Broker(tmp_path, "allow_anonymous true") as broker``; ``broker.log`` is what it said.
 
-    def __init__(self, directory: Path, *lines: str, tls: tuple[Path, Path] | None = None) -> None:
+    ``tls`` is its certificate and key; ``plain`` opens one more port without it. ``lines`` hold for ``port``.
+    """
+
+    def __init__(
+        self, directory: Path, *lines: str, tls: tuple[Path, Path] | None = None, plain: bool = False
+    ) -> None:
         assert MOSQUITTO, "mosquitto is not installed"
         self.port = free_port()
         self.log = directory / "mosquitto.log"
         self._config = directory / "mosquitto.conf"
-        listener = [f"listener {self.port} 127.0.0.1"]
+        listener = []
+        if plain:
+            self.plain_port = free_port()
+            listener += [f"listener {self.plain_port} 127.0.0.1"]
+        listener += [f"listener {self.port} 127.0.0.1"]
         if tls:
             listener += [f"certfile {tls[0]}", f"keyfile {tls[1]}"]
         rules = lines or ("allow_anonymous true",)

@@ -236,38 +236,3 @@ def test_a_broker_that_speaks_only_3_1_1_is_served_in_3_1_1(caplog):
     with caplog.at_level(logging.INFO, transport.__name__):
         asyncio.run(scenario())
     assert "does not speak MQTT 5" in caplog.text
-
-
-@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket")  # paho drops it when the handshake fails
-def test_tls_is_verified_against_the_ca_file(tmp_path):
-    key, certificate = _certificate(tmp_path)
-    other = tmp_path / "other"
-    other.mkdir()
-    _, stranger = _certificate(other)
-
-    async def scenario(port):
-        async with serving(port, ScriptedService(), ca_file=str(certificate), host="localhost") as mqtt:
-            assert mqtt.connected
-        async with serving(
-            port, ScriptedService(), connect=False, ca_file=str(stranger), host="localhost"
-        ) as mqtt:
-            await until(
-                lambda: "certificate verify failed" in mqtt.condition().message.lower().replace("_", " ")
-            )
-            assert "mqtt.ca_file" in mqtt.condition().hint
-        async with serving(port, ScriptedService(), connect=False, ca_file=str(tmp_path / "none")) as mqtt:
-            await until(lambda: "cannot be used" in mqtt.condition().message)
-
-    with Broker(tmp_path, "allow_anonymous true", tls=(certificate, key)) as broker:
-        asyncio.run(scenario(broker.port))
-
-
-def _certificate(directory):
-    key, certificate = directory / "key.pem", directory / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key,
-         "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    key.chmod(0o644)
-    return key, certificate

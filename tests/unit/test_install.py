@@ -10,11 +10,12 @@ import tomllib
 import msgspec
 import pytest
 
-from edgectl.errors import NoSpace, RollbackFailed, RolledBack, Unhealthy
+from edgectl.errors import NoSpace, NotFound, RollbackFailed, RolledBack, Unhealthy, Usage
 from edgectl.install import uninstaller
 from edgectl.install.change import JOURNAL, exclusive
 from edgectl.install.installer import compare, look
 from edgectl.install.manifest import Options, read_manifest
+from edgectl.install.prepare import check
 from edgectl.install.systemd import Systemd
 from edged.api.errors import Busy
 from edged.api.status import EngineState
@@ -159,6 +160,30 @@ def test_a_password_reaches_the_service_as_a_credential_and_survives_a_reinstall
     assert load(box.places.config).mqtt.password_file == "/run/credentials/edged.service/mqtt-password"
     written = [path for path in box.root.rglob("*") if path.is_file() and path != secret]
     assert not [path for path in written if "canary" in path.read_text()]
+
+
+def test_the_files_of_tls_with_the_broker_reach_the_service_as_credentials(box):
+    files = {name: box.root / name for name in ("ca", "cert", "key")}
+    for path in files.values():
+        path.write_text("canary")
+    box.install(Options(**{f"mqtt_{name}_file": str(path) for name, path in files.items()}))
+    unit, mqtt = box.places.unit.read_text(), load(box.places.config).mqtt
+    for name, path in files.items():
+        assert f"LoadCredential=mqtt-{name}:{path}\n" in unit
+        assert getattr(mqtt, f"{name}_file") == f"/run/credentials/edged.service/mqtt-{name}"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"mqtt_cert_file": "/etc/hosts", "mqtt_ca_file": "/etc/hosts"}, Usage, "belong together"),
+        ({"mqtt_cert_file": "/etc/hosts", "mqtt_key_file": "/etc/hosts"}, Usage, "needs --mqtt-ca-file"),
+        ({"mqtt_ca_file": "/nowhere/ca.pem"}, NotFound, "there is no file /nowhere/ca.pem"),
+    ],
+)
+def test_half_of_what_tls_needs_is_refused(options, error, words):
+    with pytest.raises(error, match=words):
+        check(Options(**options))
 
 
 def test_a_service_that_fails_to_start_gives_way_to_the_one_before(box):

@@ -81,14 +81,22 @@ class Mqtt(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     username: str = ""
     password_file: str = ""
     ca_file: str = ""  # set: TLS
+    cert_file: str = ""  # ours, where the broker asks for one
+    key_file: str = ""
     reply_prefixes: tuple[str, ...] = ()  # topics that reply_to and response topics may name, besides our own
     response_topic: bool = True  # honour MQTT 5 response topics below reply_prefixes
+    ordinary_response: bool = True  # answer on response/<client>/<op> even when there is a response topic
+    ask_template: str = ""  # the template of plain-text questions; empty: the model's system message
+    ask_max_tokens: int = 0  # of an answer to one; 0: limits.default_max_tokens
     keepalive_s: int = 30
     duplicates: int = 256  # answers remembered for repeated ids
     jobs: bool = False  # whoever may publish below .../job could change the model
     job_types: tuple[Literal["pull", "switch", "update", "bench"], ...] = ("pull", "switch", "update", "bench")
     home_assistant: bool = False  # publishes outside base, and its buttons unload the model
     last_answer: bool = False  # shows everybody's answers to who may read that topic
+    outbox: int = 128  # answers that wait for a broker that is away; the oldest goes first
+    outbox_kib: int = 1024  # of them all together
+    outbox_ttl_s: float = 600.0  # a device that waited longer has asked again
 
 
 class Http(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

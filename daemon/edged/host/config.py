@@ -219,6 +219,29 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         lambda c: not c.mqtt.username or bool(c.mqtt.password_file),
     ),
     (
+        "mqtt.key_file",
+        "belongs to mqtt.cert_file: name both or neither",
+        lambda c: bool(c.mqtt.cert_file) == bool(c.mqtt.key_file),
+    ),
+    (
+        "mqtt.cert_file",
+        "needs mqtt.ca_file: without TLS nobody asks for a certificate",
+        lambda c: not c.mqtt.cert_file or bool(c.mqtt.ca_file),
+    ),
+    (
+        "mqtt.ask_template",
+        "must name one of the tables [templates.NAME]",
+        lambda c: not c.mqtt.ask_template or c.mqtt.ask_template in c.templates,
+    ),
+    (
+        "mqtt.ask_max_tokens",
+        "must be from 0 to limits.max_tokens",
+        lambda c: 0 <= c.mqtt.ask_max_tokens <= c.limits.max_tokens,
+    ),
+    ("mqtt.outbox", "must be between 1 and 10000", lambda c: 1 <= c.mqtt.outbox <= 10_000),
+    ("mqtt.outbox_kib", "must be between 1 and 262144", lambda c: 1 <= c.mqtt.outbox_kib <= 1 << 18),
+    ("mqtt.outbox_ttl_s", "must be above 0", lambda c: c.mqtt.outbox_ttl_s > 0),
+    (
         "model.thinking_budget",
         "must be from 0 to limits.max_tokens",
         lambda c: 0 <= c.model.thinking_budget <= c.limits.max_tokens,

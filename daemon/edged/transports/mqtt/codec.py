@@ -144,7 +144,15 @@ def decode_request(
     return Asked(request=request, stream=body.stream, max_bytes=body.max_bytes, reply_to=body.reply_to)
 
 
-def decode_ask(payload: bytes, *, request_id: str, limits: Limits, expiry_s: int | None = None) -> Asked:
+def decode_ask(
+    payload: bytes,
+    *,
+    request_id: str,
+    limits: Limits,
+    max_tokens: int = 0,
+    template: str = "",
+    expiry_s: int | None = None,
+) -> Asked:
     """A question in plain UTF-8 text; raises BadRequest, TooLarge or Expired."""
     if len(payload) > limits.max_prompt_bytes:
         raise TooLarge(f"the prompt has {len(payload)} bytes; this box takes {limits.max_prompt_bytes}")
@@ -159,7 +167,8 @@ def decode_ask(payload: bytes, *, request_id: str, limits: Limits, expiry_s: int
         client="ask",
         op="chat",
         messages=(Message(role="user", content=text),),
-        max_tokens=limits.default_max_tokens,
+        template=template,
+        max_tokens=max_tokens or limits.default_max_tokens,
         ttl_s=_ttl_s(None, expiry_s),
     )
     return Asked(request=request)

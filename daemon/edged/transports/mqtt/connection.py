@@ -13,6 +13,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edged.transports.mqtt import tls
 from edged.transports.mqtt.endpoint import DIAL_TIMEOUT_S, no_answer, unreachable
 from edged.transports.mqtt.errors import BrokerUnreachable, refused
 from edged.transports.mqtt.incoming import Incoming, from_paho
@@ -20,6 +21,7 @@ from edged.transports.mqtt.incoming import Incoming, from_paho
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from edged.api.errors import EdgeError
     from edged.transports.mqtt.endpoint import Endpoint
 
 CONNACK_TIMEOUT_S = 10.0  # mosquitto asks its password plugin, which may ask a directory server
@@ -41,6 +43,7 @@ class Connection:
         self._on_message = on_message
         self._fd = -1
         self._tick: asyncio.TimerHandle | None = None
+        self._alert: EdgeError | None = None  # why the broker ended TLS
         self._connack: asyncio.Future[bool] = self._loop.create_future()
         self._pubacks: dict[int, asyncio.Future[str]] = {}
         self._subacks: dict[int, asyncio.Future[list[bool]]] = {}
@@ -159,7 +162,7 @@ class Connection:
         if stream is not None:
             stream.close()
         if not self._connack.done():
-            self._connack.set_exception(no_answer(reason))
+            self._connack.set_exception(self._alert or no_answer(reason))
             self._connack.exception()  # read here: nobody may be waiting for it any more
         for waiting in self._subacks.values():
             if not waiting.done():
@@ -191,24 +194,25 @@ class Connection:
         client.on_message = self._message
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
+        client.on_log = self._logged
         client.on_socket_register_write = self._wants_write
         client.on_socket_close = self._socket_closes
         return client
 
     async def _dial(self) -> None:
         """The blocking part of connecting, in a daemon thread: the process may end while it waits."""
-        done: asyncio.Future[BrokerUnreachable | None] = self._loop.create_future()
+        done: asyncio.Future[EdgeError | None] = self._loop.create_future()
 
-        def settle(outcome: BrokerUnreachable | None) -> None:
+        def settle(outcome: EdgeError | None) -> None:
             if not done.done():
                 done.set_result(outcome)
 
         def dial() -> None:
-            outcome: BrokerUnreachable | None = None
+            outcome: EdgeError | None = None
             try:
                 self._connect()
             except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
-                outcome = unreachable(error)
+                outcome = unreachable(error, self._endpoint)
             stream = self._client.socket()
             if self.closed.done() and stream is not None:  # given up while it was made
                 stream.close()
@@ -271,8 +275,10 @@ class Connection:
         if self._fd >= 0:
             self._loop.add_writer(self._fd, self._writable)
 
-    def _socket_closes(self, *_: Any) -> None:
+    def _socket_closes(self, _c: Any, _u: Any, stream: Any) -> None:
         self._unwatch()
+        if not self._connack.done() and self._alert is None:
+            self._alert = tls.last_word(stream)
 
     def _connected(self, _c: Any, _u: Any, flags: Any, reason: Any, properties: Any) -> None:
         if self._connack.done():
@@ -285,6 +291,11 @@ class Connection:
 
     def _disconnected(self, _c: Any, _u: Any, _flags: Any, reason: Any, _p: Any) -> None:
         self.abandon(str(reason))
+
+    def _logged(self, _c: Any, _u: Any, _level: Any, text: str) -> None:
+        # With TLS 1.3 the broker judges our certificate after the handshake, and paho tells it here alone.
+        if "ALERT" in text:
+            self._alert = tls.alert(text)
 
     def _message(self, _c: Any, _u: Any, message: Any) -> None:
         # paho holds a lock around its callbacks: whoever hears this must be free to publish.

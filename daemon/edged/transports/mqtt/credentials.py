@@ -1,4 +1,4 @@
-"""Reads the broker password from where the configuration says it is."""
+"""Finds the files with secrets that the configuration names, and reads the broker's password."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ if TYPE_CHECKING:
 MAX_PASSWORD_BYTES = 65535  # the most an MQTT CONNECT can carry
 
 
+def credential_path(name: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the file ``name`` is; a relative name is a systemd credential, in ``$CREDENTIALS_DIRECTORY``."""
+    return Path(environ.get("CREDENTIALS_DIRECTORY", ".")) / name
+
+
 def read_password(name: str, environ: Mapping[str, str] = os.environ) -> str:
     """The password in the file ``name``, without the line end that editors add.
 
-    A relative name is a systemd credential: a file of ``$CREDENTIALS_DIRECTORY``. It is read at each
-    attempt to connect, so that a corrected password needs no restart. Raises BrokerUnreachable.
+    It is read at each attempt to connect, so that a corrected password needs no restart. Raises
+    BrokerUnreachable.
     """
     if not name:
         return ""
-    path = Path(environ.get("CREDENTIALS_DIRECTORY", ".")) / name
+    path = credential_path(name, environ)
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_PASSWORD_BYTES + 3)

@@ -145,7 +145,12 @@ class Desk:
         )
         if isinstance(place, Ask):
             return codec.decode_ask(
-                message.payload, request_id=made_up, limits=limits, expiry_s=message.expiry_s
+                message.payload,
+                request_id=made_up,
+                limits=limits,
+                expiry_s=message.expiry_s,
+                template=self._config.ask_template,
+                max_tokens=self._config.ask_max_tokens,
             )
         return codec.decode_request(
             message.payload,
@@ -178,7 +183,8 @@ class Desk:
         if topic is None or topic == ordinary.topic:
             return (ordinary,)
         self._check(place, topic, "response topic")
-        return (ordinary, structs.replace(ordinary, topic=topic))
+        there = structs.replace(ordinary, topic=topic)
+        return (ordinary, there) if self._config.ordinary_response else (there,)
 
     def _narrowed(
         self, place: Ask | RequestTopic, asked: Asked, places: tuple[Reply, ...]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from edged.transports.mqtt import tls
 from edged.transports.mqtt.errors import BrokerUnreachable, NoAnswer
+
+if TYPE_CHECKING:
+    from edged.api.errors import EdgeError
 
 DIAL_TIMEOUT_S = 5.0  # TCP and TLS each; a broker on a local network answers in milliseconds
 
@@ -29,15 +34,19 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     tls: ssl.SSLContext | None = None
 
 
-def unreachable(error: OSError | ValueError) -> BrokerUnreachable:
-    """Why dialling failed, and what to look at."""
+def unreachable(error: OSError | ValueError, endpoint: Endpoint) -> EdgeError:
+    """Why dialling ``endpoint`` failed, and what to look at."""
+    if isinstance(error, ssl.SSLError):
+        return tls.failed(error, endpoint.host)
+    if endpoint.tls is not None and isinstance(error, ConnectionResetError):
+        return BrokerUnreachable("TLS failed: it closed the connection", hint=tls.TLS_PORT_HINT)
     return BrokerUnreachable(_why(error), hint=_hint(error))
 
 
 def no_answer(reason: str) -> NoAnswer:
     return NoAnswer(
         f"it took the connection but did not answer: {reason}",
-        hint="is that port an MQTT broker, and does it expect TLS?",
+        hint="is that port an MQTT broker, does it expect TLS, and a certificate (mqtt.cert_file)?",
     )
 
 
@@ -56,6 +65,4 @@ def _hint(error: OSError | ValueError) -> str:
         return "is the broker running, and is mqtt.port right?"
     if isinstance(error, socket.gaierror):
         return "check mqtt.host, or write an address instead of a name"
-    if type(error).__module__ == "ssl":
-        return "check mqtt.ca_file and that mqtt.port is the broker's TLS port"
     return "check mqtt.host and mqtt.port, and that this box reaches the broker"

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edged.transports.mqtt.connection import Connection
-
-# An answer waits this long for a broker that went away. A QoS 1 request is delivered again after that
-# and finds its answer in the memory of duplicates; a QoS 0 request never had a promise.
-PATIENCE_S = 600.0
+    from edged.transports.mqtt.outbox import Outbox, Parcel
 
 
 class Line:
-    """Holds the one connection that is up, if any."""
+    """Holds the one connection that is up, if any, and the answers that wait for one."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
         self._up = asyncio.Event()
         self.connection: Connection | None = None
 
     def raised(self, connection: Connection) -> None:
         self.connection = connection
+        self.outbox.broker(away=False)
         self._up.set()
 
     def dropped(self) -> None:
         self.connection = None
         self._up.clear()
+        self.outbox.broker(away=True)
 
     @property
     def congested(self) -> bool:
@@ -41,17 +37,14 @@ class Line:
         """Publish at QoS 0 if that is possible now."""
         return self.connection is not None and self.connection.send(topic, payload, retain=retain)
 
-    async def deliver(self, topic: str, payload: bytes, *, correlation: bytes | None = None) -> str | None:
+    async def deliver(
+        self, parcel: Parcel, topic: str, payload: bytes, *, correlation: bytes | None = None
+    ) -> str | None:
         """Publish at QoS 1 until a connection took it: "" then, or the broker's reason for refusing it.
 
-        None when no connection took it within PATIENCE_S.
+        None when ``parcel``, which ``payload`` belongs to, was given up before that.
         """
-        deadline_s = self._clock() + PATIENCE_S
-        while (left_s := deadline_s - self._clock()) > 0:
-            try:
-                await asyncio.wait_for(self._up.wait(), left_s)
-            except TimeoutError:
-                return None
+        while await self._there(parcel):
             connection = self.connection
             if connection is None:
                 continue
@@ -61,6 +54,20 @@ class Line:
             if self.connection is connection:
                 self.dropped()  # its owner hears of it a moment later
         return None
+
+    async def _there(self, parcel: Parcel) -> bool:
+        """Wait for a connection; False when the parcel is given up before there is one."""
+        if not self._up.is_set() and not parcel.lost.done():
+            up = asyncio.ensure_future(self._up.wait())
+            events: set[asyncio.Future[Any]] = {up, parcel.lost}
+            left_s = parcel.expires_s - self.outbox.now_s()
+            try:
+                await asyncio.wait(events, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                up.cancel()
+            if not self._up.is_set():
+                self.outbox.expired(parcel)
+        return not parcel.lost.done()
 
     def limit_bytes(self, topic: str, correlation: bytes | None) -> int | None:
         """The largest payload the broker takes on ``topic``; None when it names no limit."""

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
 from edged.api.errors import EdgeError
 from edged.api.status import Condition
+from edged.transports.mqtt import tls
 from edged.transports.mqtt.backoff import STABLE_S, Backoff
 from edged.transports.mqtt.codec import max_payload_bytes
 from edged.transports.mqtt.connection import Connection
@@ -20,6 +20,7 @@ from edged.transports.mqtt.desk import Desk
 from edged.transports.mqtt.endpoint import Endpoint
 from edged.transports.mqtt.errors import BrokerRefused, BrokerUnreachable, NoAnswer, VersionRefused
 from edged.transports.mqtt.line import Line
+from edged.transports.mqtt.outbox import Outbox
 from edged.transports.mqtt.presence import HEALTH_LOOK_S, OFFLINE, Presence
 from edged.transports.mqtt.topics import Topics
 
@@ -52,6 +53,7 @@ class MqttTransport:
         uniform: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        pool: PoolConfig | None = None,
         self._config = config
         self._client_id = f"edged-{node}"
         self._service = service
@@ -60,7 +62,8 @@ class MqttTransport:
         self._version: str = config.version
         self._version_works = False  # it has connected with this version once
         self._topics = Topics(config.base, node)
-        self._line = Line(clock)
+        outbox = Outbox(config.outbox, config.outbox_kib << 10, config.outbox_ttl_s, clock)
+        self._line = Line(outbox)
         self._desk = Desk(self._topics, config, service, self._line, clock=clock)
         self._presence = Presence(self._topics, service, clock=clock)
         self._changed = asyncio.Event()
@@ -220,7 +223,7 @@ class MqttTransport:
             max_packet_bytes=max(2 * largest, LARGEST_HEARD_BYTES),
             username=config.username,
             password=read_password(config.password_file) if config.username else "",
-            tls=_tls(config.ca_file) if config.ca_file else None,
+            tls=tls.context(config.ca_file, config.cert_file, config.key_file) if config.ca_file else None,
         )
 
     def _note(self, error: EdgeError) -> None:
@@ -230,16 +233,6 @@ class MqttTransport:
         found = self.condition()
         if news and found is not None:
             log.warning("%s (%s)", found.message, found.hint or "trying again by itself")
-
-
-def _tls(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError, a file that is no certificate, is one too
-        raise BrokerUnreachable(
-            f"mqtt.ca_file {ca_file} cannot be used: {error.strerror or error}",
-            hint="it must be the PEM file of the authority that signed the broker's certificate",
-        ) from None
 
 
 def _ended(reason: str, lived_s: float) -> EdgeError:

@@ -32,6 +32,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     limit_bytes: int
     correlation: bytes | None = None
     plain: bool = False
+    node: str = ""  # of a pool: told in the answer
 
 
 class Receipt(Struct, frozen=True):
@@ -69,6 +70,11 @@ class Exchange:
         if receipt is not None:
             self.receipts.append(receipt)
 
+    @property
+    def void(self) -> bool:
+        """All connections it came on at QoS 1 are gone: the broker gives it to somebody again."""
+        return bool(self.receipts) and not any(one.connection.alive for one in self.receipts)
+
     async def compute(self, asked: Asked, service: Service, line: Line) -> Terminal:
         """Have the service answer, streaming on the way; exactly one terminal event comes back."""
         stream = Stream(self, asked, line)
@@ -96,18 +102,21 @@ class Exchange:
     async def _deliver_to(self, reply: Reply, terminal: Terminal, line: Line) -> bool:
         limit = min(reply.limit_bytes, line.limit_bytes(reply.topic, reply.correlation) or reply.limit_bytes)
         render = replies.answer if reply.plain else replies.response
+        node = b',"node":"%s"}' % reply.node.encode() if reply.node and not reply.plain else b""
         try:
-            payloads = render(terminal, limit)
+            payloads = render(terminal, limit - len(node))
         except TooLarge as error:
             log.warning("cannot answer client=%s op=%s id=%s: %s", *self.key, error.message)
             return True
-        for payload in payloads:
-            refused = await line.deliver(reply.topic, payload, correlation=reply.correlation)
-            if refused is None:
-                return False
-            if refused:
-                log.warning("the broker refused an answer client=%s op=%s id=%s: %s", *self.key, refused)
-                return True
+        with line.outbox.holding(sum(map(len, payloads))) as parcel:
+            for payload in payloads:
+                told = payload[:-1] + node if node else payload
+                refused = await line.deliver(parcel, reply.topic, told, correlation=reply.correlation)
+                if refused is None:
+                    return False
+                if refused:
+                    log.warning("the broker refused an answer client=%s op=%s id=%s: %s", *self.key, refused)
+                    return True
         return True
 
     def acknowledge(self) -> None:

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edged.api.config import Mqtt
+    from edged.api.config import Pool as PoolConfig
+    from edged.api.status import PoolStatus
     from edged.transports.mqtt.board import Board
     from edged.transports.mqtt.incoming import Incoming
+    from edged.transports.mqtt.pool import Pool
     from edged.transports.port import Service
 
 log = logging.getLogger(__name__)
@@ -50,10 +53,10 @@ class MqttTransport:
         service: Service,
         *,
         boards: Sequence[Board] = (),
+        pool: PoolConfig | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        pool: PoolConfig | None = None,
         self._config = config
         self._client_id = f"edged-{node}"
         self._service = service
@@ -72,6 +75,15 @@ class MqttTransport:
             board.changed = self.service_changed
         self._trouble: EdgeError | None = BrokerUnreachable("no attempt was made yet")
         self._task: asyncio.Task[None] | None = None
+        self._pool: Pool | None = None
+        if pool is not None and pool.enabled:
+            from edged.transports.mqtt.pool import Pool  # noqa: PLC0415 - what is off costs no memory
+
+            self._pool = Pool(pool, config, node, service, self._endpoint, clock=clock, uniform=uniform)
+
+    @property
+    def pool(self) -> PoolStatus | None:
+        return self._pool.status() if self._pool else None
 
     @property
     def connected(self) -> bool:
@@ -94,12 +106,22 @@ class MqttTransport:
             hint=self._trouble.hint,
         )
 
+    def conditions(self) -> list[Condition]:
+        """What is wrong with the broker, and what that has cost."""
+        pool = self._pool.condition() if self._pool else None
+        sources = (self.condition(), self._line.outbox.condition(), pool)
+        return [found for found in sources if found is not None]
+
     def service_changed(self) -> None:
         """The model became ready or unready: tell those who watch status and info."""
         self._changed.set()
+        if self._pool:
+            self._pool.changed()
 
     async def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="mqtt")
+        if self._pool:
+            await self._pool.start()
 
     async def drain(self) -> None:
         """Take nothing new and say so; what arrives from now on stays with the broker."""
@@ -109,11 +131,15 @@ class MqttTransport:
         if connection is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._presence.tell(connection), FAREWELL_S)
+        if self._pool:
+            await self._pool.drain()
 
     async def stop(self) -> None:
         """Let finished answers out, say "offline", disconnect; bounded, whatever the broker does."""
         self._desk.close()
         self._presence.leaving = True
+        if self._pool:
+            await self._pool.stop(SETTLE_S)
         await self._desk.settle(SETTLE_S if self.connected else 0.0)
         connection = self._line.connection
         if connection is not None and connection.alive:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from edged.api.errors import BadRequest, Busy, EdgeError, Loading
-from edged.api.events import Failed
+from edged.api.events import Failed, Finished
 from edged.host.quiet import QuietLog
 from edged.transports.mqtt import codec, replies
 from edged.transports.mqtt.answers import Answers
@@ -58,6 +58,7 @@ class Desk:
         self._running: dict[tuple[str, str, str], Exchange] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.on_answer: Callable[[str, str, Finished], None] = lambda _client, _op, _answer: None
 
     @property
     def busy(self) -> int:
@@ -245,6 +246,8 @@ class Desk:
                 return
             self._answers.remember(exchange.key, exchange.digest, terminal)
             self._note(exchange, terminal)
+            if isinstance(terminal, Finished):
+                self.on_answer(exchange.key[0], exchange.key[1], terminal)
             await self._finish(exchange, terminal)
         finally:
             self._running.pop(exchange.key, None)

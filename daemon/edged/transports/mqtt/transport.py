@@ -19,6 +19,7 @@ from edged.transports.mqtt.credentials import read_password
 from edged.transports.mqtt.desk import Desk
 from edged.transports.mqtt.endpoint import Endpoint
 from edged.transports.mqtt.errors import BrokerRefused, BrokerUnreachable, NoAnswer, VersionRefused
+from edged.transports.mqtt.last_answer import last_answer
 from edged.transports.mqtt.line import Line
 from edged.transports.mqtt.outbox import Outbox
 from edged.transports.mqtt.presence import HEALTH_LOOK_S, OFFLINE, Presence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edged.api.config import Mqtt
+    from edged.api.events import Finished
     from edged.api.config import Pool as PoolConfig
     from edged.api.status import PoolStatus
     from edged.transports.mqtt.board import Board
@@ -68,6 +70,8 @@ class MqttTransport:
         outbox = Outbox(config.outbox, config.outbox_kib << 10, config.outbox_ttl_s, clock)
         self._line = Line(outbox)
         self._desk = Desk(self._topics, config, service, self._line, clock=clock)
+        if config.last_answer:
+            self._desk.on_answer = self._show
         self._presence = Presence(self._topics, service, clock=clock)
         self._changed = asyncio.Event()
         self._boards = boards
@@ -188,6 +192,12 @@ class MqttTransport:
             self._line.dropped()
             connection.abandon("stopped")
         raise _ended(await connection.closed, lived_s)
+
+    def _show(self, client: str, op: str, answer: Finished) -> None:
+        """Let whoever watches the box see an answer; nobody's answer waits for that."""
+        limit_bytes = self._service.info().limits.max_reply_bytes
+        shown = last_answer(answer, client=client, op=op, limit_bytes=limit_bytes)
+        self._line.send(self._topics.last_answer, shown)
 
     def _receive(self, connection: Connection, message: Incoming) -> None:
         if not any(board.receive(connection, message) for board in self._boards):

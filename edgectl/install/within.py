@@ -10,7 +10,8 @@ from edgectl.errors import NothingFits
 from edgectl.install.desired import FAKE_SUFFIX, Chosen, with_plan
 from edgectl.install.model_file import entry_of
 from edgectl.planning.catalog import Catalog, find_file, load_catalog
-from edgectl.planning.plan import Wishes, plan, require_choice
+from edgectl.planning.plan import Wishes, best_candidate, plan
+from edgectl.planning.reason import why_not
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,12 +61,14 @@ def settings_within(
             memory = structs.replace(config.memory, cache_mib=wanted.memory.cache_mib)
             return structs.replace(wanted, model=model, memory=memory)
         limit_bytes = chosen.unit_memory_max_bytes - excess * MIB
-    raise NothingFits(
-        f"{ref.spec} does not fit the memory that this box was installed with", hint=_BIGGER.format(ref.spec)
+    raise _too_large(ref, "no settings are small enough")
+
+
+def _too_large(ref: Ref, why: str) -> NothingFits:
+    return NothingFits(
+        f"{ref.spec} does not fit the memory limits of this box: {why}",
+        hint=f"on the box: `sudo edgectl install --model {ref.spec}` plans the limits anew",
     )
-
-
-_BIGGER = "on the box: `sudo edgectl install --model {}` plans anew"
 
 
 def _entry(ref: Ref, path: Path) -> ModelEntry:
@@ -83,10 +86,10 @@ def _plan(
     catalog: Catalog, ref: Ref, device: Device, profile: DeviceProfile | None, speed: DeviceSpeed
 ) -> Plan:
     wishes = Wishes(model=f"{ref.model}:{find_file(catalog.models[0], ref.quant).quant}")
-    try:
-        return require_choice(plan(device, profile, catalog, wishes, stored_sha256=[ref.sha256], speed=speed))
-    except NothingFits as error:
-        raise NothingFits(error.message, hint=_BIGGER.format(ref.spec)) from None
+    result = plan(device, profile, catalog, wishes, stored_sha256=[ref.sha256], speed=speed)
+    if result.choice is None:
+        raise _too_large(ref, why_not(best_candidate(result)))
+    return result.choice
 
 
 def _with_memory(device: Device, held_bytes: int, limit_bytes: int | None) -> Device:

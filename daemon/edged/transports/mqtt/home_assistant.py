@@ -111,13 +111,3 @@ async def withdraw(connection: Connection, state_dir: Path, *, but: str = "") ->
     if topic and topic != but and await connection.deliver(topic, b"", retain=True) is not None:
         with contextlib.suppress(OSError):
             record.unlink()
-
-
-def last_answer(text: str, *, client: str, op: str, limit_bytes: int) -> bytes:
-    """An answer as it is shown on the topic of its own, cut to what one message may hold."""
-    told = {"text": text, "client": client, "op": op, "ts": int(time.time())}
-    payload = msgspec.json.encode(told)
-    if len(payload) > limit_bytes:  # a character of JSON has six bytes at most
-        told["text"] = text[: max(0, (limit_bytes - (len(payload) - len(msgspec.json.encode(text)))) // 6)]
-        payload = msgspec.json.encode(told)
-    return payload

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edged import __version__
 from edged.api.errors import ConfigInvalid, EdgeError
 from edged.host.config import load
-from edged.host.paths import default_paths
+from edged.host.paths import default_paths, state_folder
 
 if TYPE_CHECKING:
     from edged.api.config import Config
@@ -56,11 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=config.log.level.upper(), format=form)
     for noisy in ("httpx", "uvicorn.error", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    state = config.state_dir or os.environ.get("STATE_DIRECTORY") or default_paths().state
     log.info("edged %s node=%s model=%s", __version__, config.node, config.model.name)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(config, Path(state), arguments.config))
+            asyncio.run(_serve(config, state_folder(config), arguments.config))
     except EdgeError as error:
         return _refuse(error)
     return 0

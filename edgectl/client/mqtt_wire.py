@@ -73,6 +73,7 @@ class Health(Struct, frozen=True):
     state: str = "ok"
     queue: int = 0
     running: int = 0
+    loaded: bool = True
     tok_s: float | None = None
     mem: HealthMemory = HealthMemory()
     conditions: tuple[str, ...] = ()
@@ -194,7 +195,7 @@ def status(info: Info, health: Health, *, online: bool) -> Status:
         pid=0,
         worker_pid=None,
         state=working if online else ServiceState.LOADING,
-        engine=EngineState.READY if online else EngineState.LOADING,
+        engine=_engine(health, online=online),
         uptime_s=0.0,
         model=info.model,
         queue=health.queue,
@@ -212,6 +213,12 @@ def status(info: Info, health: Health, *, online: bool) -> Status:
             for code in health.conditions
         ),
     )
+
+
+def _engine(health: Health, *, online: bool) -> EngineState:
+    if not online:
+        return EngineState.LOADING
+    return EngineState.READY if health.loaded else EngineState.UNLOADED
 
 
 def _error(failure: _Failure) -> EdgeError:

@@ -16,6 +16,8 @@ from edged.api.config import Config
 from edged.api.config_docs import EXPLANATIONS
 from edged.api.errors import ConfigInvalid
 from edged.host.config import RULES, default_node, load, masked
+from edged.host.paths import state_folder
+from edged.host.switched import with_switched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,15 +84,20 @@ def show(file: Path | None, *, as_json: bool) -> None:
     """Show what is in force: the keys of FILE and the defaults of all others.
 
     The output is TOML itself. A key that differs from its default says so at the end of its line.
-    Values that may be secrets are masked.
+    Values that may be secrets are masked. Without FILE, a model that a job has switched to is shown.
     """
     path = file or local_config_path()
-    found = list(settings(_load(path)))
+    configured = _load(path)
+    config = with_switched(configured, state_folder(configured)) if file is None else configured
+    found = list(settings(config))
+    switched = config.model.path if config.model != configured.model else None
     if as_json:
         differing = [setting.key for setting in found if setting.differs]
-        emit_json({"file": str(path), "values": _tree(found), "differs": differing})
+        emit_json({"file": str(path), "values": _tree(found), "differs": differing, "switched": switched})
         return
     click.echo(f"# {path} with every default filled in")
+    if switched:
+        click.echo(f"# but for the model, its cache and plan: a job has put {config.model.name} in its place")
     table = ""
     for setting in sorted(found, key=lambda item: item.key.count(".") > 0):  # bare keys come first in TOML
         parent = setting.key.rpartition(".")[0]

@@ -77,7 +77,7 @@ def exit_status(status: Status) -> int:
     if status.state in {ServiceState.STARTING, ServiceState.LOADING}:
         return EXIT_NOT_YET
     answers = status.state in {ServiceState.READY, ServiceState.DEGRADED}
-    return 0 if answers and status.engine is EngineState.READY else EXIT_UNHEALTHY
+    return 0 if answers and status.engine in {EngineState.READY, EngineState.UNLOADED} else EXIT_UNHEALTHY
 
 
 def _promised(target: Target, *, named: bool) -> Plan | None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from edged.api.config import Config
 
 
 class Paths(Struct, frozen=True):
@@ -38,6 +42,11 @@ def _home() -> Path:
         return Path.home()
     except RuntimeError:
         return Path("/nonexistent")
+
+
+def state_folder(config: Config) -> Path:
+    """Where a daemon with ``config`` keeps its state; systemd names the place of a service."""
+    return Path(config.state_dir or os.environ.get("STATE_DIRECTORY") or default_paths().state)
 
 
 def default_paths(*, user: bool | None = None) -> Paths:

@@ -70,6 +70,8 @@ class IntakePolicy:
             self._calm_since = None
         elif self._calm_since is None:
             self._calm_since = now
+        if wanted == self._step and cause != self.intake.cause and wanted:
+            self.intake = Intake(share=self.intake.share, cause=cause, why=why)  # as bad, for another reason
         rested = now - self._changed_at >= REST_S
         if rested and self._worse >= SUSTAINED:
             self._change(now, wanted, cause, why)

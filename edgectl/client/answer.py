@@ -1,4 +1,4 @@
-"""What a client gets back: the answer, and the text while it is being written."""
+"""What a client gets back: answers, the text of one while it is being written, scores and vectors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
-from edged.api.events import Accepted, Delta, Finished, FinishReason, Timings, Usage
+from edged.api.events import Accepted, Delta, Finished, FinishReason, Score, Timings, TokenLogprob, Usage
+from edged.api.requests import ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -16,12 +17,20 @@ if TYPE_CHECKING:
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """The whole answer. ``finish`` is "stop" or, cut at max_tokens or the context, "length"."""
+    """The whole answer.
+
+    ``finish`` is "stop"; "length" when it was cut at max_tokens or the context; "tool_calls" when functions
+    are to be called; "repetition" when the model ran in a circle. ``reasoning`` is its thought.
+    ``usage.cached_tokens`` of the prompt were not evaluated again. ``logprobs`` is None unless asked for.
+    """
 
     text: str
     finish: FinishReason
     usage: Usage
     timings: Timings
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -33,7 +42,35 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, event: Finished) -> Answer:
-        return cls(text=event.text, finish=event.finish, usage=event.usage, timings=event.timings)
+        return cls(
+            text=event.text,
+            finish=event.finish,
+            usage=event.usage,
+            timings=event.timings,
+            reasoning=event.reasoning,
+            tool_calls=event.tool_calls,
+            logprobs=event.logprobs,
+        )
+
+
+class Classification(Struct, frozen=True, kw_only=True):
+    """How likely each choice is as the answer; ``choice`` is the likeliest.
+
+    ``scores`` are in the order of the choices; their probabilities sum to 1.
+    """
+
+    choice: str
+    scores: tuple[Score, ...]
+    usage: Usage
+    timings: Timings
+
+
+class Embeddings(Struct, frozen=True, kw_only=True):
+    """One vector of Euclidean length 1 for each text, in their order."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage
+    timings: Timings
 
 
 class AnswerStream:
@@ -70,7 +107,7 @@ class AnswerStream:
 
     def __next__(self) -> str:
         for event in self._events:
-            if isinstance(event, Delta) and event.text:
+            if isinstance(event, Delta) and event.text and event.channel == "text":
                 return event.text
             if isinstance(event, Accepted):
                 self.accepted = event

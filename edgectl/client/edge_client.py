@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import secrets
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import msgspec
 
@@ -11,7 +13,8 @@ from edgectl.client.address import HttpAddress, parse
 from edgectl.client.answer import Answer, AnswerStream, Classification, Embeddings
 from edgectl.errors import Usage
 from edged.api.errors import BadRequest
-from edged.api.requests import ID_PATTERN, Message, Request, Sampling
+from edged.api.events import Finished
+from edged.api.requests import ID_PATTERN, Message, Op, Request, Sampling, ScoringRule, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,11 +28,26 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 120.0  # a long prompt on a slow board takes a minute before its first token
 
 
-class Options(TypedDict, total=False):
-    """What every call may set; what is left out is the box's own default.
+class Terms(TypedDict, total=False):
+    """When an answer is wanted, what is left out is the box's own default.
 
-    ``thinking`` lets models that can think aloud do so. ``ttl_s`` is how long the request is worth
-    answering. ``priority`` goes from 0 (background) to 9 (urgent).
+    ``ttl_s`` is how long the request is worth answering. ``priority`` goes from 0 (background) to 9 (urgent).
+    ``timeout_s`` is how long to wait here.
+    """
+
+    ttl_s: float | None
+    priority: int
+    timeout_s: float | None
+
+
+class Options(Terms, total=False):
+    """What answers may set; what is left out is the box's own default.
+
+    ``thinking`` lets models that can think aloud do so, for ``thinking_budget`` tokens. One of ``choices``,
+    ``schema`` (a JSON schema, or its text) and ``json_mode`` says what the answer must look like. ``tools``
+    are functions that the model may call: Tool, or "name", "description" and "parameters" (a JSON schema, or
+    its text); ``tool_choice`` is auto, none, required or a name. ``logprobs`` is how many alternatives to
+    tell beside each token. ``template`` names a system message of the box.
     """
 
     max_tokens: int | None
@@ -43,9 +61,15 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: Iterable[str]
     thinking: bool | None
-    ttl_s: float | None
-    priority: int
-    timeout_s: float | None
+    thinking_budget: int | None
+    choices: Iterable[str]
+    schema: Mapping[str, Any] | str
+    json_mode: bool
+    tools: Iterable[Tool | Mapping[str, Any]]
+    tool_choice: str
+    parallel_tool_calls: bool
+    logprobs: int | None
+    template: str
 
 
 class EdgeClient:
@@ -56,8 +80,8 @@ class EdgeClient:
     taken. ``ca_file`` names the certificate authority to trust instead of the system's; ``cert_file`` and
     ``cert_key_file`` are the certificate of this client and its key, where a broker asks for one.
 
-    ``timeout_s`` bounds every wait: for the whole answer of `generate` and `chat`, for the next piece of a
-    stream. When it runs out, or the wait is interrupted, the request is cancelled on the box.
+    ``timeout_s`` bounds every wait: for the next piece of a stream, else for the whole answer. When it runs
+    out, or the wait is interrupted, the request is cancelled on the box.
 
     ``client`` is the name the box files MQTT requests under (a topic segment, for broker ACLs); by default
     each object has a new one. Nothing is connected before the first call. One object may be used from
@@ -75,6 +99,8 @@ class EdgeClient:
         api_key: str | None = None,
         password: str | None = None,
         ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        cert_key_file: Path | str | None = None,
         client: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
@@ -105,8 +131,6 @@ class EdgeClient:
                 cert_key_file=str(cert_key_file) if cert_key_file else None,
             )
 
-        cert_file: Path | str | None = None,
-        cert_key_file: Path | str | None = None,
     def generate(
         self, prompt: str, *, system: str | None = None, raw: bool = False, **options: Unpack[Options]
     ) -> Answer:
@@ -119,15 +143,42 @@ class EdgeClient:
         """Like `generate`, piece by piece as the answer is written."""
         return self._stream(self._of_prompt(prompt, system, options, raw=raw), options)
 
-    def chat(self, messages: Iterable[Message | Mapping[str, str]], **options: Unpack[Options]) -> Answer:
-        """Answer the last of ``messages``; each is a Message or has "role" and "content"."""
+    def chat(self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[Options]) -> Answer:
+        """Answer the last of ``messages``; each is a Message or has its fields, as "role" and "content"."""
         return self._answer(self._of_messages(messages, options), options)
 
     def stream_chat(
-        self, messages: Iterable[Message | Mapping[str, str]], **options: Unpack[Options]
+        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[Options]
     ) -> AnswerStream:
         """Like `chat`, piece by piece as the answer is written."""
         return self._stream(self._of_messages(messages, options), options)
+
+    def classify(
+        self,
+        prompt: str,
+        choices: Iterable[str],
+        *,
+        system: str | None = None,
+        scoring: ScoringRule = "constrained",
+        **terms: Unpack[Terms],
+    ) -> Classification:
+        """How likely each of ``choices`` is as the answer to ``prompt``; nothing is generated.
+
+        ``scoring`` says what probabilities are made of, see `edged.api.requests.Request`.
+        """
+        fields = {"choices": tuple(choices), "scoring": scoring}
+        event = self._finished(
+            self._request("classify", terms, messages=_turns(prompt, system), **fields), terms
+        )
+        return Classification(
+            choice=event.text, scores=event.scores, usage=event.usage, timings=event.timings
+        )
+
+    def embed(self, texts: str | Iterable[str], **terms: Unpack[Terms]) -> Embeddings:
+        """Vectors of ``texts``, by a box whose model is loaded for it (``model.embeddings``)."""
+        inputs = (texts,) if isinstance(texts, str) else tuple(texts)
+        event = self._finished(self._request("embed", terms, inputs=inputs), terms)
+        return Embeddings(vectors=event.embeddings, usage=event.usage, timings=event.timings)
 
     def status(self) -> Status:
         """The state of the box now: queue, speed, memory, conditions.
@@ -154,8 +205,12 @@ class EdgeClient:
         self.close()
 
     def _answer(self, request: Request, options: Options) -> Answer:
-        timeout_s = options.get("timeout_s") or self.timeout_s
-        return AnswerStream(self._transport.submit(request, stream=False, timeout_s=timeout_s)).read()
+        return Answer.of(self._finished(request, options))
+
+    def _finished(self, request: Request, terms: Terms) -> Finished:
+        timeout_s = terms.get("timeout_s") or self.timeout_s
+        with contextlib.closing(self._transport.submit(request, stream=False, timeout_s=timeout_s)) as events:
+            return next(event for event in events if isinstance(event, Finished))
 
     def _stream(self, request: Request, options: Options) -> AnswerStream:
         timeout_s = options.get("timeout_s") or self.timeout_s
@@ -163,42 +218,70 @@ class EdgeClient:
 
     def _of_prompt(self, prompt: str, system: str | None, options: Options, *, raw: bool) -> Request:
         if not raw:
-            said = [] if system is None else [Message(role="system", content=system)]
-            return self._of_messages([*said, Message(role="user", content=prompt)], options)
+            return self._of_messages(_turns(prompt, system), options)
         if system is not None or options.get("thinking") is not None:
             raise BadRequest(
                 "raw: the prompt is given as it is, so it takes no system message and no thinking"
             )
-        return self._request(options, prompt=prompt)
+        return self._request("generate", options, prompt=prompt, **_wishes(options))
 
-    def _of_messages(self, messages: Iterable[Message | Mapping[str, str]], options: Options) -> Request:
+    def _of_messages(self, messages: Iterable[Message | Mapping[str, Any]], options: Options) -> Request:
         try:
             said = msgspec.convert(
                 [msgspec.to_builtins(message) for message in messages], tuple[Message, ...]
             )
         except msgspec.ValidationError as error:
             raise BadRequest(f"messages: {error}") from None
-        return self._request(options, messages=said)
+        return self._request("chat", options, messages=said, **_wishes(options))
 
-    def _request(self, options: Options, *, messages: tuple[Message, ...] = (), prompt: str = "") -> Request:
-        stop = options.get("stop") or ()
-        sampling = {name: options.get(name) for name in Sampling.__struct_fields__}
+    def _request(self, op: Op, terms: Terms, **fields: Any) -> Request:
         try:
             return msgspec.convert(
                 {
                     "id": secrets.token_hex(8),
                     "client": self._client,
-                    "op": "chat" if messages else "generate",
-                    "messages": messages,
-                    "prompt": prompt,
-                    "max_tokens": options.get("max_tokens"),
-                    "stop": (stop,) if isinstance(stop, str) else tuple(stop),
-                    "sampling": sampling,
-                    "thinking": options.get("thinking"),
-                    "ttl_s": options.get("ttl_s"),
-                    "priority": options.get("priority", 5),
+                    "op": op,
+                    "ttl_s": terms.get("ttl_s"),
+                    "priority": terms.get("priority", 5),
+                    **fields,
                 },
                 Request,
             )
         except msgspec.ValidationError as error:
             raise BadRequest(str(error).replace(" - at `$.", ": `")) from None
+
+
+def _turns(prompt: str, system: str | None) -> tuple[Message, ...]:
+    said = () if system is None else (Message(role="system", content=system),)
+    return (*said, Message(role="user", content=prompt))
+
+
+def _wishes(options: Options) -> dict[str, Any]:
+    """Fields of the request that only answers in words have; what is left out keeps its default."""
+    stop = options.get("stop") or ()
+    return {
+        "max_tokens": options.get("max_tokens"),
+        "stop": (stop,) if isinstance(stop, str) else tuple(stop),
+        "sampling": {name: options.get(name) for name in Sampling.__struct_fields__},
+        "thinking": options.get("thinking"),
+        "thinking_budget": options.get("thinking_budget"),
+        "choices": tuple(options.get("choices") or ()),
+        "schema": _json_text(options.get("schema") or ""),
+        "json_mode": options.get("json_mode", False),
+        "tools": [_tool(tool) for tool in options.get("tools") or ()],
+        "tool_choice": options.get("tool_choice", "auto"),
+        "parallel_tool_calls": options.get("parallel_tool_calls", True),
+        "logprobs": options.get("logprobs"),
+        "template": options.get("template", ""),
+    }
+
+
+def _tool(tool: Tool | Mapping[str, Any]) -> Any:
+    said = msgspec.to_builtins(tool)
+    return (
+        {**said, "parameters": _json_text(said.get("parameters") or "")} if isinstance(said, dict) else said
+    )
+
+
+def _json_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

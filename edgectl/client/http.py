@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from edgectl.client import http_wire as wire
+from edgectl.client.http_body import PATHS, body
 from edgectl.client.port import expired
 from edgectl.client.sse import EventParser
 from edgectl.errors import Unhealthy, Unreachable, Usage
-from edged.api.events import Delta, Timings
+from edged.api.events import Timings
 from edged.api.status import Info, Status
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ class HttpTransport:
     def submit(self, request: Request, *, stream: bool, timeout_s: float) -> Generator[Event, None, None]:
         asked = self._client().build_request(
             "POST",
-            wire.PATHS[request.op],
-            json=wire.body(request, stream=stream),
+            PATHS[request.op],
+            content=body(request, stream=stream),
+            headers={"content-type": "application/json"},
             timeout=_timeout(timeout_s),
         )
         begun_s = time.monotonic()
@@ -62,13 +64,13 @@ class HttpTransport:
             if not response.is_success:
                 raise wire.failure(response.status_code, response.headers, _read(response))
             if stream:
-                yield from _streamed(response, request.id, begun_s, timeout_s)
+                yield from _streamed(response, request, begun_s, timeout_s)
             else:
-                chunk = wire.chunk(_read(response))
-                if chunk.finish is None:
+                collected = wire.Collected(request)
+                collected.add(wire.chunk(_read(response)))
+                if collected.finish is None:
                     raise Unhealthy("the answer has no finish_reason", hint="is that an edged box?")
-                timings = chunk.timings or _measured(begun_s, None)
-                yield wire.finished(request.id, chunk.text, chunk.finish, chunk.usage, timings)
+                yield collected.finished(_measured(begun_s, None))
 
     def status(self, timeout_s: float) -> Status:
         return self._get("/status", Status, timeout_s)
@@ -136,13 +138,12 @@ class HttpTransport:
 
 
 def _streamed(
-    response: httpx.Response, request_id: str, begun_s: float, timeout_s: float
+    response: httpx.Response, request: Request, begun_s: float, timeout_s: float
 ) -> Generator[Event, None, None]:
     """Deltas, then Finished. Comments keep a connection open but are no news."""
     parser = EventParser()
-    pieces: list[str] = []
+    collected = wire.Collected(request)
     first_s: float | None = None
-    finish, usage, timings = None, None, None
     news_s = time.monotonic()
     for portion in response.iter_bytes():
         events = parser.feed(portion)
@@ -153,19 +154,15 @@ def _streamed(
         for data in events:
             if data == "[DONE]":
                 break
-            chunk = wire.chunk(data)
-            finish, usage, timings = chunk.finish or finish, chunk.usage or usage, chunk.timings or timings
-            if chunk.text:
+            for delta in collected.add(wire.chunk(data)):
                 first_s = first_s or now_s
-                yield Delta(id=request_id, seq=len(pieces), text=chunk.text)
-                pieces.append(chunk.text)
-    if finish is None:
+                yield delta
+    if collected.finish is None:
         raise Unreachable(
-            f"the answer broke off after {sum(map(len, pieces))} characters",
+            f"the answer broke off after {collected.chars} characters",
             hint="ask again; `edgectl status` says whether the box is well",
         )
-    timings = timings or _measured(begun_s, first_s)
-    yield wire.finished(request_id, "".join(pieces), finish, usage, timings)
+    yield collected.finished(_measured(begun_s, first_s))
 
 
 def _read(response: httpx.Response) -> bytes:

@@ -16,7 +16,7 @@ from edgectl.client.ordering import OrderedText
 from edgectl.client.port import expired
 from edgectl.errors import NotFound, Unhealthy, Unreachable
 from edged.api.errors import EdgeError
-from edged.api.events import Delta, Finished
+from edged.api.events import Channel, Delta, Finished
 from edged.api.status import Info
 
 if TYPE_CHECKING:
@@ -215,22 +215,25 @@ class MqttTransport:
             pending.inbox.put(why)
 
     def _events(self, pending: _Pending, timeout_s: float, *, stream: bool) -> Generator[Event, None, None]:
-        ordered, parts = OrderedText(), wire.Parts(pending.id)
+        ordered: dict[Channel, OrderedText] = {"reasoning": OrderedText(), "text": OrderedText()}
+        parts = wire.Parts(pending.id)
         seq = 0
         for topic, payload in self._messages(pending, timeout_s):
-            if topic == self._topics.stream:
-                found = wire.told(payload, pending.id)
-                if not isinstance(found, Delta):
-                    if found is not None:
-                        yield found
-                    continue
-                final, text = None, ordered.add(found.seq, found.text)
-            else:
+            final: Finished | None = None
+            new: dict[Channel, str] = {}
+            if topic != self._topics.stream:
                 final = self._part(parts, payload)
-                text = ordered.finish(final.text) if final and stream else ""
-            if text:
-                yield Delta(id=pending.id, seq=seq, text=text)
-                seq += 1
+                if final is not None and stream:  # a thought may have had no room in the answer
+                    new["reasoning"] = ordered["reasoning"].finish(final.reasoning) if final.reasoning else ""
+                    new["text"] = ordered["text"].finish(final.text)
+            elif isinstance(found := wire.told(payload, pending.id), Delta):
+                new[found.channel] = ordered[found.channel].add(found.seq, found.text)
+            elif found is not None:
+                yield found
+            for channel, text in new.items():
+                if text:
+                    yield Delta(id=pending.id, seq=seq, text=text, channel=channel)
+                    seq += 1
             if final is not None:
                 yield final
                 return

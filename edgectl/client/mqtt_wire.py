@@ -5,17 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
+from edgectl.client.vectors import floats
 from edgectl.errors import Unhealthy
 from edged.api.errors import BY_CODE, EdgeError, Internal
-from edged.api.events import Accepted, Delta, Finished, FinishReason, Timings, Usage
+from edged.api.events import (
+    Accepted,
+    Alternative,
+    Channel,
+    Delta,
+    Finished,
+    FinishReason,
+    Score,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from edged.api.requests import ToolCall
 from edged.api.status import Condition, Counters, EngineState, MemoryStatus, ServiceState, Status
 
 if TYPE_CHECKING:
-    from edged.api.requests import Request
+    from edged.api.requests import Request, Tool
     from edged.api.status import Info
 
+_CHANNELS: dict[str, Channel] = {"delta": "text", "reasoning": "reasoning"}  # by kind of message
 MAX_PARTS = 65536  # parts of 256 bytes, the smallest limit in use, then make 16 MiB
 
 
@@ -93,6 +107,17 @@ class _Told(Struct, frozen=True):
     eta_s: float | None = None
 
 
+class _Token(Struct, frozen=True):
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def told(self) -> TokenLogprob:
+        others = tuple(Alternative(token.encode(), logprob) for token, logprob in self.top)
+        return TokenLogprob(self.token.encode(), self.logprob, others)
+
+
 class _Failure(Struct, frozen=True):
     code: str = "internal"
     message: str = ""
@@ -111,6 +136,11 @@ class Part(Struct, frozen=True):
     t_queue_ms: float = 0.0
     t_first_ms: float = 0.0
     t_total_ms: float = 0.0
+    scores: tuple[Score, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    logprobs: tuple[_Token, ...] = ()
+    embeddings: tuple[str, ...] = ()
     error: _Failure = _Failure()
 
 
@@ -123,15 +153,35 @@ def payload(request: Request, *, stream: bool) -> bytes:
         "id": request.id,
         "messages": msgspec.to_builtins(request.messages) or None,
         "prompt": request.prompt or None,
+        "template": request.template or None,
+        "choices": list(request.choices) or None,
+        "scoring": request.scoring if request.op == "classify" else None,
+        "inputs": list(request.inputs) or None,
         "max_tokens": request.max_tokens,
         "stop": list(request.stop) or None,
         "thinking": request.thinking,
+        "thinking_budget": request.thinking_budget,
+        "schema": Raw(request.schema.encode()) if request.schema else None,
+        "json_mode": request.json_mode or None,
+        "tools": list(map(_tool, request.tools)) or None,
+        "tool_choice": None if request.tool_choice == "auto" else request.tool_choice,
+        "parallel_tool_calls": None if request.parallel_tool_calls else False,
+        "logprobs": request.logprobs,
         "ttl_s": request.ttl_s,
         "priority": None if request.priority == 5 else request.priority,
         "stream": stream or None,
         **msgspec.to_builtins(request.sampling),
     }
     return msgspec.json.encode({name: value for name, value in asked.items() if value is not None})
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    said: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        said["description"] = tool.description
+    if tool.parameters:
+        said["parameters"] = Raw(tool.parameters.encode())
+    return said
 
 
 def request_id(raw: bytes) -> str | None:
@@ -147,9 +197,8 @@ def told(raw: bytes, request: str) -> Accepted | Delta | None:
     found = _decode(raw, _Told)
     if found.kind == "accepted":
         return Accepted(id=request, position=found.position, eta_s=found.eta_s)
-    if found.kind == "delta":
-        return Delta(id=request, seq=found.seq, text=found.delta)
-    return None
+    channel = _CHANNELS.get(found.kind)
+    return channel and Delta(id=request, seq=found.seq, text=found.delta, channel=channel)
 
 
 class Parts:
@@ -180,6 +229,11 @@ class Parts:
             finish=last.finish or "stop",
             usage=last.usage or Usage(prompt_tokens=0, completion_tokens=0),
             timings=Timings(queue_ms=last.t_queue_ms, first_ms=last.t_first_ms, total_ms=last.t_total_ms),
+            reasoning=last.reasoning,
+            tool_calls=last.tool_calls,
+            logprobs=tuple(one.told for one in last.logprobs) if last.logprobs else None,
+            scores=last.scores,
+            embeddings=tuple(floats(vector) for one in ordered for vector in one.embeddings),
         )
 
 

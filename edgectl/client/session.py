@@ -44,4 +44,5 @@ class ChatSession:
         return stream
 
     def _keep(self, said: tuple[Message, ...], answer: Answer) -> None:
-        self._messages = (*said, Message(role="assistant", content=answer.text))
+        turn = Message(role="assistant", content=answer.text, tool_calls=answer.tool_calls)
+        self._messages = (*said, turn)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edgectl.commands.target_options import target_options, timeout_option
-from edgectl.errors import NotFound, Usage
+from edgectl.commands.prompt_input import read_prompt
+from edgectl.commands.target_options import chosen_target, target_options, timeout_option
+from edgectl.errors import Usage
 from edgectl.output.terminal import emit_json, json_option
 
 if TYPE_CHECKING:
     from edgectl.client import Answer, EdgeClient
     from edgectl.client.edge_client import Options
 
-MAX_PROMPT_BYTES = 8 << 20  # the most limits.max_prompt_bytes can be
 # What could steer a terminal: C0 and C1 controls but tab and line feed, and DEL.
 CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 
@@ -30,9 +28,9 @@ Examples:
   edgectl ask "Is it going to rain?"
   edgectl ask --max-tokens 60 --temperature 0 "Name three birds."
   journalctl -b -p err | edgectl ask "What went wrong here?"
-  edgectl ask --url mqtts://broker.lan --ca-file ca.pem --cert-file me.pem --cert-key-file me.key "Hello"
   edgectl ask --file question.txt --json | jq -r .text
   edgectl ask --url mqtt://broker.local/edged/kitchen "Hello"
+  edgectl ask --url mqtts://broker.lan --ca-file ca.pem --cert-file me.pem --cert-key-file me.key "Hello"
 
 \b
 Exit status:
@@ -105,19 +103,6 @@ def command(
         click.secho(summary(answer), err=True, dim=True)
 
 
-def read_prompt(words: tuple[str, ...], file: Path | None) -> str:
-    """The prompt from the command line, ``file`` and what is piped in; raises Usage when there is none."""
-    parts = [" ".join(words)]
-    if file is not None and str(file) != "-":
-        parts.append(_read_file(file))
-    elif file is not None or _is_piped():
-        parts.append(_decoded(sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1), "standard input"))
-    question = "\n\n".join(part.strip("\n") for part in parts if part.strip())
-    if not question:
-        raise Usage("there is no prompt", hint='edgectl ask "your question", or pipe a text into it')
-    return question
-
-
 def summary(answer: Answer) -> str:
     """One line on what the answer took."""
     usage, speed = answer.usage, answer.tokens_per_s
@@ -142,31 +127,3 @@ def _stream(client: EdgeClient, question: str, system: str | None, options: Opti
 
 def _write(text: str) -> None:
     click.echo(text.translate(CONTROLS) if sys.stdout.isatty() else text, nl=False)
-
-
-def _is_piped() -> bool:
-    """Whether standard input is a pipe or a file; a terminal, a socket or /dev/null holds no prompt."""
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):  # closed, or replaced by a test
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
-
-
-def _read_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return _decoded(file.read(MAX_PROMPT_BYTES + 1), str(path))
-    except FileNotFoundError:
-        raise NotFound(f"there is no file {path}") from None
-    except OSError as error:
-        raise Usage(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _decoded(raw: bytes, source: str) -> str:
-    if len(raw) > MAX_PROMPT_BYTES:
-        raise Usage(f"{source} has more than {MAX_PROMPT_BYTES} bytes; no box takes such a prompt")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise Usage(f"{source} is not UTF-8 text (byte {error.start})") from None

@@ -1,15 +1,31 @@
 from __future__ import annotations
 
+import base64
 import itertools
 import json
+import struct
 
+import msgspec
 import pytest
 
 from edgectl.client import http_wire, mqtt_wire
+from edgectl.client.http_body import body
+from edgectl.client.sse import EventParser
 from edgectl.errors import Unhealthy
-from edged.api.errors import Busy, Cancelled, EdgeError, Internal
-from edged.api.events import Accepted, Delta, Failed, Finished, Timings, Usage
-from edged.api.requests import Limits, Message, Request, Sampling
+from edged.api.errors import Busy, Cancelled, EdgeError
+from edged.api.events import (
+    Accepted,
+    Alternative,
+    CallPiece,
+    Delta,
+    Failed,
+    Finished,
+    Score,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from edged.api.requests import Limits, Message, Request, Sampling, Tool, ToolCall
 from edged.api.status import ModelInfo
 from edged.transports.http.answers import Answer as HttpAnswer
 from edged.transports.http.errors import STATUS, error_object
@@ -33,7 +49,36 @@ CHAT_REQUEST = Request(
     ttl_s=12.0,
     priority=8,
 )
-TEXT_REQUEST = Request(id="r2", client="c", op="generate", prompt="raw")
+TEXT_REQUEST = Request(id="r2", client="c", op="generate", prompt="raw", logprobs=2, choices=("a", "b"))
+CALL = ToolCall(id="call_1", name="ping", arguments='{"x": 1}')
+TOOL_REQUEST = Request(
+    id="r3",
+    client="c",
+    op="chat",
+    messages=(
+        Message(role="user", content="?"),
+        Message(role="assistant", content="", reasoning="Hm.", tool_calls=(CALL,)),
+        Message(role="tool", content="done", tool_call_id="call_1"),
+    ),
+    thinking_budget=9,
+    schema='{"type": "integer"}',
+    tools=(Tool(name="ping", description="Ping", parameters='{"type": "object"}'), Tool(name="pong")),
+    tool_choice="ping",
+    parallel_tool_calls=False,
+    logprobs=3,
+    template="door",
+)
+REQUESTS = [CHAT_REQUEST, TEXT_REQUEST, TOOL_REQUEST]
+CLASSIFY_REQUEST = Request(
+    id="r4",
+    client="c",
+    op="classify",
+    messages=(Message(role="user", content="?"),),
+    choices=("yes", "no"),
+    scoring="mean",
+)
+EMBED_REQUEST = Request(id="r5", client="c", op="embed", inputs=("a", "b"), priority=0)
+NO_TIMES = Timings(queue_ms=0.0, first_ms=0.0, total_ms=0.0)
 FINISHED = Finished(
     id="r1",
     text='h\u00e9 "\u4e16\U0001f600"\n' * 30,
@@ -43,16 +88,17 @@ FINISHED = Finished(
 )
 
 
-@pytest.mark.parametrize(("request_", "dialect"), [(CHAT_REQUEST, CHAT), (TEXT_REQUEST, TEXT)])
+@pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_daemon_reads_from_http_exactly_what_the_client_was_asked(request_, dialect, stream):
-    raw = json.dumps(http_wire.body(request_, stream=stream)).encode()
+def test_the_daemon_reads_from_http_exactly_what_the_client_was_asked(request_, stream):
+    dialect = CHAT if request_.op == "chat" else TEXT
+    raw = body(request_, stream=stream)
     wanted = parse_http(raw, dialect, model=MODEL, request_id="x", client="c")
     assert wanted.request == request_
     assert wanted.stream is stream
 
 
-@pytest.mark.parametrize("request_", [CHAT_REQUEST, TEXT_REQUEST])
+@pytest.mark.parametrize("request_", [*REQUESTS, CLASSIFY_REQUEST, EMBED_REQUEST])
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_daemon_reads_from_mqtt_exactly_what_the_client_was_asked(request_, stream):
     raw = mqtt_wire.payload(request_, stream=stream)
@@ -61,14 +107,63 @@ def test_the_daemon_reads_from_mqtt_exactly_what_the_client_was_asked(request_, 
     assert asked.stream is stream
 
 
-@pytest.mark.parametrize("dialect", [CHAT, TEXT])
-def test_a_whole_http_answer_of_the_daemon_is_understood(dialect):
-    answer = HttpAnswer(dialect, Wanted(request=CHAT_REQUEST, stream=False, include_usage=False), "m")
-    import msgspec
+LOGPROBS = (TokenLogprob(b"\xc3", -0.5, (Alternative(b"a", -1.0),)), TokenLogprob(b"\xa9t", -0.25))
+RICH = msgspec.structs.replace(
+    FINISHED, reasoning="Hm.", tool_calls=(CALL,), logprobs=LOGPROBS, finish="tool_calls", text="\u00e9t"
+)
 
-    chunk = http_wire.chunk(msgspec.json.encode(answer.whole(FINISHED)))
-    found = http_wire.finished("r1", chunk.text, chunk.finish, chunk.usage, chunk.timings)
-    assert found == FINISHED
+
+@pytest.mark.parametrize(
+    ("dialect", "request_", "event"),
+    [(CHAT, CHAT_REQUEST, FINISHED), (TEXT, CHAT_REQUEST, FINISHED), (CHAT, TOOL_REQUEST, RICH)],
+)
+def test_a_whole_http_answer_of_the_daemon_is_understood(dialect, request_, event):
+    answer = HttpAnswer(dialect, Wanted(request=request_, stream=False, include_usage=False), "m")
+    collected = http_wire.Collected(request_)
+    collected.add(http_wire.chunk(msgspec.json.encode(answer.whole(event))))
+    assert collected.finished(NO_TIMES) == msgspec.structs.replace(event, id=request_.id)
+
+
+def test_a_streamed_http_answer_of_the_daemon_is_put_together_from_its_pieces():
+    answer = HttpAnswer(CHAT, Wanted(request=TOOL_REQUEST, stream=True, include_usage=True), "m")
+    deltas = [
+        Delta(id="r3", seq=0, text="Hm.", channel="reasoning"),
+        Delta(id="r3", seq=1, text="\u00e9t", logprobs=LOGPROBS),
+        Delta(id="r3", seq=2, tool_calls=(CallPiece(index=0, id="call_1", name="ping"),)),
+        Delta(id="r3", seq=3, tool_calls=(CallPiece(index=0, arguments='{"x":'),)),
+        Delta(id="r3", seq=4, tool_calls=(CallPiece(index=0, arguments=" 1}"),)),
+    ]
+    event = msgspec.structs.replace(RICH, id="r3")
+    chunks = b"".join([answer.opening(), *map(answer.delta, deltas), answer.closing(event)])
+    collected = http_wire.Collected(TOOL_REQUEST)
+    events = EventParser().feed(chunks)
+    assert events.pop() == "[DONE]"
+    assert [delta for data in events for delta in collected.add(http_wire.chunk(data))] == deltas
+    assert collected.finished(NO_TIMES) == event
+
+
+def test_scores_and_vectors_are_understood():
+    scores = (Score("yes", 0.75, -0.5, 2), Score("no", 0.25, -1.5))
+    scored = msgspec.structs.replace(FINISHED, text="yes", finish="stop", scores=scores)
+    usage = {"prompt_tokens": 5, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 2}}
+    said = {"choice": "yes", "scores": scores, "usage": usage, "timings": FINISHED.timings}
+    collected = http_wire.Collected(msgspec.structs.replace(CLASSIFY_REQUEST, id="r1"))
+    collected.add(http_wire.chunk(msgspec.json.encode(said)))
+    assert collected.finished(NO_TIMES) == scored
+    assert mqtt_wire.Parts("r1").add(replies.response(scored, 10_000)[0]) == scored
+    made = msgspec.structs.replace(FINISHED, text="", finish="stop", embeddings=((0.5, -0.25), (1.0, 0.0)))
+    data = [
+        {"embedding": base64.b64encode(struct.pack("<2f", *vector)).decode()} for vector in made.embeddings
+    ]
+    collected = http_wire.Collected(msgspec.structs.replace(EMBED_REQUEST, id="r1"))
+    collected.add(http_wire.chunk(msgspec.json.encode({"data": data, "usage": usage})))
+    assert collected.finished(FINISHED.timings) == made
+    parts = mqtt_wire.Parts("r1")
+    sent = replies.response(made, 100)
+    assert len(sent) > 1
+    assert [parts.add(raw) for raw in sent][-1].embeddings == made.embeddings
+    with pytest.raises(Unhealthy):
+        collected.add(http_wire.chunk(b'{"data": [{"embedding": "xyz"}]}'))
 
 
 @pytest.mark.parametrize("code", STATUS)
@@ -113,6 +208,12 @@ def test_an_answer_in_one_message_keeps_usage_and_times():
     assert parts.add(replies.response(FINISHED, 100_000)[0]) == FINISHED
 
 
+def test_an_answer_over_mqtt_keeps_its_thought_its_calls_and_its_probabilities():
+    logprobs = (TokenLogprob("\u00e9t".encode(), -0.5, (Alternative(b"a", -1.0),)), TokenLogprob(b"!", -0.25))
+    event = msgspec.structs.replace(RICH, logprobs=logprobs)
+    assert mqtt_wire.Parts("r1").add(replies.response(event, 100_000)[0]) == event
+
+
 def test_parts_cut_in_two_ways_are_not_mixed():
     first, second = replies.response(FINISHED, 200), replies.response(FINISHED, 333)
     parts = mqtt_wire.Parts("r1")
@@ -134,7 +235,7 @@ def test_every_failure_over_mqtt_comes_back_typed(code):
     raw = replies.response(Failed(id="r", code=code, message="why", retry_after_s=2.0), 1000)[0]
     with pytest.raises(EdgeError) as caught:
         mqtt_wire.Parts("r").add(raw)
-    assert caught.value.code == code if code != "thermal" else isinstance(caught.value, Internal)
+    assert caught.value.code == code
     assert caught.value.retry_after_s == 2.0
 
 
@@ -144,6 +245,8 @@ def test_the_stream_topic_tells_place_pieces_and_nothing_else():
     )
     pieces = [mqtt_wire.told(raw, "r") for raw in replies.deltas("r", 4, "ab", 1000)]
     assert pieces == [Delta(id="r", seq=4, text="ab")]
+    thought = replies.deltas("r", 2, "Hm", 1000, "reasoning")[0]
+    assert mqtt_wire.told(thought, "r") == Delta(id="r", seq=2, text="Hm", channel="reasoning")
     assert mqtt_wire.told(replies.done(FINISHED, 9), "r") is None
 
 

@@ -18,6 +18,7 @@ from edgectl.errors import NotFound, Unhealthy, Unreachable
 from edged.api.errors import EdgeError
 from edged.api.events import Channel, Delta, Finished
 from edged.api.status import Info
+from edged.api.topics import NodeTopics
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -81,14 +82,16 @@ class MqttTransport:
         self._tls_files = (ca_file, cert_file, cert_key_file)
         self._opening = threading.Lock()
         self._line: Line | None = None
-        self._topics = wire.Topics(address.base, address.node, client)
+        self._topics = NodeTopics(address.base, address.node)
         self._pending: dict[str, _Pending] = {}
 
     def submit(self, request: Request, *, stream: bool, timeout_s: float) -> Generator[Event, None, None]:
         line = self._ready_line()
         self._check_presence(line)
         payload = wire.payload(request, stream=stream)
-        pending = _Pending(request, self._topics.request(request.op), payload, request.ttl_s or timeout_s)
+        pending = _Pending(
+            request, self._topics.request(self._client, request.op), payload, request.ttl_s or timeout_s
+        )
         self._pending[request.id] = pending
         over = False
         try:
@@ -153,7 +156,13 @@ class MqttTransport:
                 self._topics = msgspec.structs.replace(self._topics, node=self._find_node(line))
             topics = self._topics
             line.subscribe(
-                {topics.status: 1, topics.info: 1, topics.health: 0, topics.responses: 1, topics.stream: 0}
+                {
+                    topics.status: 1,
+                    topics.info: 1,
+                    topics.health: 0,
+                    topics.response(self._client, "+"): 1,
+                    topics.stream(self._client): 0,
+                }
             )
         except BaseException:
             line.close()
@@ -163,7 +172,7 @@ class MqttTransport:
     def _find_node(self, line: Line) -> str:
         """The only node below the base; raises NotFound listing what there is instead."""
         base = self._address.base
-        line.subscribe({f"{base}/+/info": 1})
+        line.subscribe({NodeTopics(base, "+").info: 1})
         line.wait_for(lambda _kept: False, DISCOVERY_S)
         nodes = sorted(topic.removeprefix(f"{base}/").removesuffix("/info") for topic in line.kept)
         if len(nodes) == 1:
@@ -221,7 +230,7 @@ class MqttTransport:
         for topic, payload in self._messages(pending, timeout_s):
             final: Finished | None = None
             new: dict[Channel, str] = {}
-            if topic != self._topics.stream:
+            if topic != self._topics.stream(self._client):
                 final = self._part(parts, payload)
                 if final is not None and stream:  # a thought may have had no room in the answer
                     new["reasoning"] = ordered["reasoning"].finish(final.reasoning) if final.reasoning else ""
@@ -283,15 +292,16 @@ class MqttTransport:
 
     def _cancel(self, line: Line, request_id: str) -> None:
         with contextlib.suppress(EdgeError, ValueError):  # closed before: the box will expire it
-            line.publish(self._topics.cancel, request_id.encode())
+            line.publish(self._topics.cancel(self._client), request_id.encode())
 
     # --- called by the connection's thread ------------------------------------------------
 
     def _heard(self, topic: str, payload: bytes) -> bool:
-        if not self._topics.is_reply(topic):
+        streamed = topic == self._topics.stream(self._client)
+        if not (streamed or topic.startswith(self._topics.response(self._client, ""))):
             return False
         pending = self._pending.get(wire.request_id(payload) or "")
-        if pending is not None and (topic != self._topics.stream or pending.inbox.qsize() < MAX_WAITING):
+        if pending is not None and (not streamed or pending.inbox.qsize() < MAX_WAITING):
             pending.inbox.put((topic, payload))
         return True
 

@@ -33,48 +33,6 @@ _CHANNELS: dict[str, Channel] = {"delta": "text", "reasoning": "reasoning"}  # b
 MAX_PARTS = 65536  # parts of 256 bytes, the smallest limit in use, then make 16 MiB
 
 
-class Topics(Struct, frozen=True):
-    """The topics of one node and one client."""
-
-    base: str
-    node: str
-    client: str
-
-    @property
-    def root(self) -> str:
-        return f"{self.base}/{self.node}"
-
-    @property
-    def status(self) -> str:
-        return f"{self.root}/status"
-
-    @property
-    def info(self) -> str:
-        return f"{self.root}/info"
-
-    @property
-    def health(self) -> str:
-        return f"{self.root}/health"
-
-    @property
-    def responses(self) -> str:
-        return f"{self.root}/response/{self.client}/+"
-
-    @property
-    def stream(self) -> str:
-        return f"{self.root}/stream/{self.client}"
-
-    @property
-    def cancel(self) -> str:
-        return f"{self.root}/cancel/{self.client}"
-
-    def request(self, op: str) -> str:
-        return f"{self.root}/request/{self.client}/{op}"
-
-    def is_reply(self, topic: str) -> bool:
-        return topic == self.stream or topic.startswith(self.responses.removesuffix("+"))
-
-
 class HealthMemory(Struct, frozen=True):
     anon: int = 0
     swap: int = 0

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from edged.api.errors import BadRequest
 from edged.api.requests import ID_PATTERN
+from edged.api.topics import NodeTopics
 
 MAX_REPLY_TOPIC_BYTES = 256  # the longest topic AWS IoT Core takes, and far more than a person types
 ANNOUNCED = "home-assistant.topic"  # in the state folder: where Home Assistant was told of this box
@@ -33,27 +34,8 @@ class CancelTopic(Struct, frozen=True):
 Inbound: TypeAlias = Ask | RequestTopic | CancelTopic
 
 
-class Topics(Struct, frozen=True):
-    """Every topic of one node; ``base`` may itself have levels ("site/hall/edged")."""
-
-    base: str
-    node: str
-
-    @property
-    def root(self) -> str:
-        return f"{self.base}/{self.node}"
-
-    @property
-    def status(self) -> str:
-        return f"{self.root}/status"
-
-    @property
-    def info(self) -> str:
-        return f"{self.root}/info"
-
-    @property
-    def health(self) -> str:
-        return f"{self.root}/health"
+class Topics(NodeTopics, frozen=True):
+    """Every topic of one node."""
 
     @property
     def model(self) -> str:
@@ -64,16 +46,6 @@ class Topics(Struct, frozen=True):
         return f"{self.root}/last_answer"
 
     @property
-    def answer(self) -> str:
-        return f"{self.root}/answer"
-
-    def response(self, client: str, op: str) -> str:
-        return f"{self.root}/response/{client}/{op}"
-
-    def stream(self, client: str) -> str:
-        return f"{self.root}/stream/{client}"
-
-    @property
     def subscriptions(self) -> tuple[tuple[str, int], ...]:
         """(filter, QoS) of everything this node hears.
 
@@ -82,9 +54,9 @@ class Topics(Struct, frozen=True):
         them is answered, which is what cancelling is meant to shorten. A late cancel is worth nothing.
         """
         return (
-            (f"{self.root}/ask", 1),
-            (f"{self.root}/request/+/+", 1),
-            (f"{self.root}/cancel/+", 0),
+            (self.ask, 1),
+            (self.request("+", "+"), 1),
+            (self.cancel("+"), 0),
         )
 
     def parse(self, topic: str) -> Inbound | None:

@@ -151,7 +151,9 @@ class App:
         if self.mqtt is None:
             return None
         topic = f"{self._config.mqtt.base}/{self._config.node}"
-        return MqttStatus(connected=self.mqtt.connected, broker=self.mqtt.address, topic=topic)
+        return MqttStatus(
+            connected=self.mqtt.connected, broker=self.mqtt.address, topic=topic, pool=self.mqtt.pool
+        )
 
     def _conditions(self) -> list[Condition]:
         discovery = self.discovery.condition() if self.discovery else None
@@ -208,7 +210,7 @@ def _mqtt(
         from edged.transports.mqtt.home_assistant import Withdrawal  # noqa: PLC0415
 
         boards.append(Withdrawal(state_dir))
-    return MqttTransport(config.mqtt, config.node, service, boards=boards)
+    return MqttTransport(config.mqtt, config.node, service, boards=boards, pool=config.pool)
 
 
 def _jobs(
@@ -220,9 +222,7 @@ def _jobs(
         memory = service.status().memory
         return memory.worker_anon_bytes + memory.worker_swap_bytes
 
-    return make_jobs(
-        engine, configured, config_path=config_path, state_dir=state_dir, held_bytes=held_bytes
-    )
+    return make_jobs(engine, configured, config_path=config_path, state_dir=state_dir, held_bytes=held_bytes)
 
 
 def _discovery(config: Config, service: EdgeService) -> Discovery:

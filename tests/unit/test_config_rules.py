@@ -59,6 +59,8 @@ BREAKING: dict[tuple[str, str], object] = {
     ("mqtt.outbox", "must be between 1 and 10000"): 0,
     ("mqtt.outbox_kib", "must be between 1 and 262144"): 1 << 20,
     ("mqtt.outbox_ttl_s", "must be above 0"): math.nan,
+    ("pool.name", "1 to 48 characters of A-Z a-z 0-9 . _ -, and not the name of this box"): "a/b",
+    ("pool.enabled", "needs mqtt.enabled"): True,
     ("http.port", "must be between 0 and 65535"): 65536,
     ("http.max_body_bytes", "must be at least 1024"): 0,
     ("http.max_connections", "must be between 1 and 4096"): 0,
@@ -99,7 +101,7 @@ def tree_with(key: str, value: object) -> dict:
     for table in tables:
         place = place.setdefault(table, {})
     place.update({name: value, **siblings})
-    if key == "http.enabled":
+    if key in {"http.enabled", "pool.enabled"}:
         tree["mqtt"] = {"enabled": False}
     return tree
 
@@ -292,3 +294,8 @@ def test_whatever_is_written_the_answer_is_a_configuration_or_config_invalid(cha
         # These figures go to the worker, into `info` and into `status`.
         msgspec.msgpack.encode((config.limits, config.model))
         msgspec.json.encode([mib << 20 for mib in msgspec.structs.astuple(config.memory)])
+
+
+def test_a_pool_has_another_name_than_the_box():
+    assert parse({**GOOD, "node": "hall", "pool": {"enabled": True}}).pool.name == "pool"
+    assert problems({**GOOD, "node": "pool", "pool": {"enabled": True}})[0].startswith("pool.name: ")

@@ -26,6 +26,7 @@ from edged.api.requests import (
     ScoringRule,
     Tool,
 )
+from edged.transports.mqtt.pool_needs import Needs
 
 OPS: tuple[Op, ...] = ("chat", "generate", "classify", "embed")
 MIN_MAX_BYTES = 160  # the longest id, the keys of a part and 16 bytes of text
@@ -77,6 +78,7 @@ class Body(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parallel_tool_calls: bool = True
     logprobs: int | None = None
     reply_to: str | None = None  # one more topic for the answer
+    needs: Needs | None = None  # only a box that has it answers
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -86,6 +88,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     stream: bool = False
     max_bytes: int | None = None
     reply_to: str | None = None
+    needs: Needs | None = None
 
 
 class _OnlyId(Struct, frozen=True):
@@ -141,7 +144,13 @@ def decode_request(
         ttl_s=_ttl_s(body.ttl_s, expiry_s),
         priority=body.priority,
     )
-    return Asked(request=request, stream=body.stream, max_bytes=body.max_bytes, reply_to=body.reply_to)
+    return Asked(
+        request=request,
+        stream=body.stream,
+        max_bytes=body.max_bytes,
+        reply_to=body.reply_to,
+        needs=body.needs,
+    )
 
 
 def decode_ask(
@@ -220,7 +229,7 @@ def _named(problem: str) -> str:
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown:
         name = unknown[1]
-        known = structs.fields(Body if not where else Message)
+        known = structs.fields(Body if not where else Needs if where == "needs" else Message)
         close = difflib.get_close_matches(name[:_SHOWN_CHARS], [one.name for one in known], n=1)
         shown = _shown(f"{where}.{name}" if where else name)
         return f"{shown}: there is no such field" + (f"; did you mean {close[0]}?" if close else "")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from edged.api.errors import BadRequest, Busy, EdgeError, Loading
+from edged.api.errors import BadRequest, Busy, EdgeError, Loading, NoBox
 from edged.api.events import Failed, Finished
 from edged.host.quiet import QuietLog
 from edged.transports.mqtt import codec, replies
 from edged.transports.mqtt.answers import Answers
 from edged.transports.mqtt.exchange import Exchange, Receipt, Reply
+from edged.transports.mqtt.pool_needs import can_of, unmet
 from edged.transports.mqtt.topics import Ask, CancelTopic, RequestTopic
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from edged.transports.mqtt.connection import Connection
     from edged.transports.mqtt.incoming import Incoming
     from edged.transports.mqtt.line import Line
+    from edged.transports.mqtt.pool_needs import Needs
     from edged.transports.mqtt.topics import Topics
     from edged.transports.port import Service
 
@@ -38,7 +40,11 @@ SPARE_EXCHANGES = 64  # refusals on their way out, besides the requests the serv
 
 
 class Desk:
-    """The requests of one node. ``receive`` never blocks and never raises."""
+    """The requests of one node. ``receive`` never blocks and never raises.
+
+    With ``node`` they are a pool's: answers tell which box gave them, and an answer whose request the broker
+    gives to somebody again is kept until that is this box.
+    """
 
     def __init__(
         self,
@@ -47,9 +53,11 @@ class Desk:
         service: Service,
         line: Line,
         *,
+        node: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topics = topics
+        self._node = node
         self._config = config
         self._service = service
         self._line = line
@@ -94,6 +102,17 @@ class Desk:
         else:
             self._take(place, message, receipt)
 
+    def refuse(self, connection: Connection, message: Incoming, error: EdgeError) -> None:
+        """Answer a request with ``error`` and acknowledge it."""
+        place = self._topics.parse(message.topic)
+        if isinstance(place, Ask | RequestTopic):
+            wanted: tuple[Reply, ...] = (self._ordinary(place),)
+            with contextlib.suppress(EdgeError):
+                wanted = self._places(place, message, wanted[0])
+            request_id = codec.read_id(message.payload, self._service.limits) or ""
+            receipt = Receipt(connection, message.mid) if message.qos else None
+            self._refuse(place, message.payload[:0], wanted, Failed.of(request_id, error), receipt)
+
     def _cancel(self, client: str, payload: bytes) -> None:
         request_id = payload[:256].decode("utf-8", "replace").strip().strip('"')
         known = self._service.cancel(client, request_id)
@@ -106,6 +125,8 @@ class Desk:
             wanted = self._places(place, message, wanted[0])
             asked = self._decode(place, message, digest)
             wanted = self._narrowed(place, asked, wanted)
+            if asked.needs and (lacking := self._lacking(asked.needs, asked.request.op)):
+                raise NoBox(f"this box does not have {lacking}")
             if self._closed:
                 raise Loading("this box is shutting down", retry_after_s=30.0)
             key = (*_client_op(place), asked.request.id)
@@ -171,11 +192,15 @@ class Desk:
                     return request_id
         return f"auto-{secrets.token_hex(12)}"
 
+    def _lacking(self, needs: Needs, op: str) -> str:
+        return unmet(needs, op, can_of(self._service.info()))
+
     def _ordinary(self, place: Ask | RequestTopic) -> Reply:
         limit_bytes = self._service.info().limits.max_reply_bytes
         if isinstance(place, Ask):
             return Reply(topic=self._topics.answer, limit_bytes=limit_bytes, plain=True)
-        return Reply(topic=self._topics.response(place.client, place.op), limit_bytes=limit_bytes)
+        topic = self._topics.response(place.client, place.op)
+        return Reply(topic=topic, limit_bytes=limit_bytes, node=self._node)
 
     def _places(self, place: Ask | RequestTopic, message: Incoming, ordinary: Reply) -> tuple[Reply, ...]:
         """The ordinary topic and the MQTT 5 response topic; correlation data goes back on both."""
@@ -248,7 +273,8 @@ class Desk:
             self._note(exchange, terminal)
             if isinstance(terminal, Finished):
                 self.on_answer(exchange.key[0], exchange.key[1], terminal)
-            await self._finish(exchange, terminal)
+            if not (self._node and exchange.void):
+                await self._finish(exchange, terminal)
         finally:
             self._running.pop(exchange.key, None)
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class Incoming(Struct, frozen=True, kw_only=True):
-    """A message as it came; the last three are known on MQTT 5 only."""
+    """A message as it came; what has a default is known on MQTT 5 only."""
 
     topic: str
     payload: bytes
@@ -19,6 +19,7 @@ class Incoming(Struct, frozen=True, kw_only=True):
     response_topic: str | None = None
     correlation: bytes | None = None
     expiry_s: int | None = None
+    user: tuple[tuple[str, str], ...] = ()  # user properties
 
 
 def from_paho(message: Any) -> Incoming:
@@ -38,4 +39,5 @@ def from_paho(message: Any) -> Incoming:
         response_topic=getattr(properties, "ResponseTopic", None),
         correlation=getattr(properties, "CorrelationData", None),
         expiry_s=getattr(properties, "MessageExpiryInterval", None),
+        user=tuple(getattr(properties, "UserProperty", ())),
     )

@@ -118,6 +118,7 @@ def health(status: Status, capacity: int) -> dict[str, Any]:
             "swap": memory.worker_swap_bytes,
             "limit": memory.budget_bytes,
         },
+        **({"pool": status.mqtt.pool} if status.mqtt and status.mqtt.pool else {}),
         "conditions": [condition.code for condition in status.conditions],
     }
 

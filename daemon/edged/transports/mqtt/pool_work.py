@@ -1,0 +1,209 @@
+"""The requests that a pool dealt to this box: begun while there is room, handed on while others have more."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from edged.api.errors import Cancelled, EdgeError, Expired, NoBox
+from edged.transports.mqtt.pool_backlog import LAST_HOP, MAX_HOPS, Backlog, waiting
+from edged.transports.mqtt.pool_needs import can_of
+from edged.transports.mqtt.topics import CancelTopic, RequestTopic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edged.transports.mqtt.connection import Connection
+    from edged.transports.mqtt.desk import Desk
+    from edged.transports.mqtt.incoming import Incoming
+    from edged.transports.mqtt.pool_backlog import Waiting
+    from edged.transports.mqtt.pool_boxes import Boxes
+    from edged.transports.mqtt.pool_connection import PoolConnection
+    from edged.transports.mqtt.pool_needs import Can
+    from edged.transports.mqtt.pool_topics import PoolTopics, Way
+    from edged.transports.port import Service
+
+OFFER_AGAIN_S = 2.0  # what a call that was lost costs
+FIRST_OFFERS = 2  # before anybody called; more would bury the box that happens to be free
+MOST_OFFERS = 64  # slots a box can have
+SETTLE_S = 3.0  # after connecting, until the retained messages of all boxes have come
+
+
+class Work:
+    """What waits at this box. ``wake`` is called when another turn should be taken."""
+
+    def __init__(
+        self,
+        topics: PoolTopics,
+        boxes: Boxes,
+        service: Service,
+        desk: Desk,
+        *,
+        wake: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._topics = topics
+        self._boxes = boxes
+        self._service = service
+        self._desk = desk
+        self._wake = wake
+        self._clock = clock
+        self._backlog = Backlog()
+        self._offers: dict[str, int] = {}  # kind → how many requests may be offered to free boxes of it
+        self._offered_s = 0.0
+        self._fed = False  # the service has not yet counted what was begun
+        self._joined_s = 0.0
+        self.open = False  # there is a connection to answer over
+        self.leaving = False  # a stop has begun
+        self.taken = 0
+        self.handed_on = 0
+
+    def __len__(self) -> int:
+        return len(self._backlog)
+
+    @property
+    def can(self) -> Can:
+        """What this box can do."""
+        return can_of(self._service.info())
+
+    @property
+    def others(self) -> dict[str, Can]:
+        """The other boxes that serve."""
+        return self._boxes.serving(self._clock())
+
+    @property
+    def serving(self) -> bool:
+        """This box takes requests, and has a model to answer them with."""
+        return self._service.ready and not self.leaving
+
+    @property
+    def room(self) -> int:
+        """How many requests may begin now. Alone and not ready, as many as a single box lets wait."""
+        if self.leaving:
+            return 0
+        if not self._service.ready and not self.others:
+            return self._service.capacity - self._desk.busy
+        return self._service.room
+
+    def joined(self) -> None:
+        """A connection was made."""
+        self._joined_s = self._clock()
+        self.open = True
+
+    def listening(self) -> None:
+        """From now on this box hears when another has free slots; who has some already is asked now."""
+        self._offers = dict.fromkeys(self._boxes.kinds(), FIRST_OFFERS)
+        self._offered_s = self._clock()
+
+    def called(self, kind: str, payload: bytes) -> None:
+        """A box of ``kind`` has so many more free slots."""
+        count = int(payload) if payload.isdigit() and len(payload) < 4 else 0
+        self._offers[kind] = min(MOST_OFFERS, max(0, self._offers.get(kind, 0)) + count)
+        self._wake()
+
+    def drop(self) -> None:
+        """Forget what came on connections that are gone: the broker gives it to somebody again."""
+        self._backlog.take(lambda entry: not entry.connection.alive)
+
+    def take(self, connection: Connection, message: Incoming) -> None:
+        """A message that is no news of other boxes."""
+        message = structs.replace(message, topic=self._topics.original(message.topic))
+        place = self._topics.plain.parse(message.topic)
+        if isinstance(place, CancelTopic):
+            self._cancel(place.client, message.payload)
+        if place is None or message.retain or isinstance(place, CancelTopic):
+            self._desk.receive(connection, message)
+            return
+        ttl_s = self._service.limits.default_ttl_s
+        self._backlog.add(waiting(connection, message, place, now_s=self._clock(), default_ttl_s=ttl_s))
+        self.begin()
+        self._wake()
+
+    def begin(self) -> None:
+        """Begin what there is room for, once in a turn of the event loop: then the service has counted it."""
+        if self._fed or not self.open:
+            return
+        can, room = self.can, self.room
+        while room > 0 and (entry := self._backlog.first(lambda entry: not entry.lacks(can))) is not None:
+            room -= 1
+            self.taken += 1
+            self._fed = True
+            self._desk.receive(entry.connection, entry.aged(self._clock()))
+        if self._fed:
+            asyncio.get_running_loop().call_soon(self._counted)
+
+    async def give(self, connection: PoolConnection) -> None:
+        """Hand on what this box cannot begin or cannot do, and end what has waited too long."""
+        await self._settled()
+        now_s = self._clock()
+        if now_s - self._offered_s >= OFFER_AGAIN_S:
+            self._offered_s = now_s
+            self._offers |= {kind: max(1, self._offers.get(kind, 0)) for kind in self._boxes.kinds()}
+        can = self.can
+        for entry in self._backlog:
+            if not connection.alive:
+                return
+            lacking = entry.lacks(can)
+            if self._ended(entry, lacking):
+                continue
+            urgent = bool(lacking) or not self.serving
+            if entry.hops < (LAST_HOP if urgent else MAX_HOPS):
+                await self._pass(connection, entry, "kind" if urgent else "spare")
+
+    def _counted(self) -> None:
+        self._fed = False
+        self.begin()
+        self._wake()
+
+    async def _settled(self) -> None:
+        while self._fed:  # noqa: ASYNC110 - a turn of the event loop, no waiting
+            await asyncio.sleep(0)
+
+    def _cancel(self, client: str, payload: bytes) -> None:
+        """End what waits here; what runs is the desk's."""
+        wanted = client, payload[:256].decode("utf-8", "replace").strip().strip('"')
+        for entry in self._backlog.take(
+            lambda entry: isinstance(entry.place, RequestTopic) and (entry.place.client, entry.id) == wanted
+        ):
+            self._desk.refuse(entry.connection, entry.message, Cancelled("the request was cancelled"))
+
+    def _ended(self, entry: Waiting, lacking: str) -> bool:
+        """End a request whose time is up, or that no box of the pool can answer."""
+        now_s = self._clock()
+        if lacking and now_s - self._joined_s > SETTLE_S and all(map(entry.lacks, self._boxes.known())):
+            error: EdgeError = NoBox(f"no box of this pool has {lacking}")
+        elif now_s < entry.deadline_s:
+            return False
+        elif lacking:
+            error = NoBox(f"no box of this pool that was there in time has {lacking}")
+        else:
+            error = Expired("the request waited longer than its time to live")
+        if self._backlog.remove(entry):
+            self._desk.refuse(entry.connection, entry.message, error)
+        return True
+
+    async def _pass(self, connection: PoolConnection, entry: Waiting, way: Way) -> None:
+        """Publish ``entry`` for the boxes that can answer it, kind after kind, until one takes it."""
+        kinds = {can.kind for can in self.others.values() if not entry.lacks(can)}
+        if way == "spare":
+            kinds = {kind for kind in kinds if self._offers.get(kind, 0) > 0}
+        if not kinds or not self._backlog.remove(entry):
+            return
+        now_s = self._clock()
+        for kind in random.sample(sorted(kinds), len(kinds)):  # so that no kind is always asked first
+            topic = self._topics.handed(way, kind, entry.message.topic)
+            taken = await connection.hand_on(topic, entry.aged(now_s), entry.notes(now_s))
+            if taken is None:
+                break
+            if way == "spare":
+                self._offers[kind] = self._offers[kind] - 1 if taken else 0
+            if taken:
+                self.handed_on += 1
+                if entry.message.qos:
+                    entry.connection.acknowledge(entry.message.mid)
+                return
+        self._backlog.restore(entry)
+        self.begin()

@@ -1,0 +1,289 @@
+"""Boxes that share the work of a pool, on a real mosquitto; each box answers from a scripted service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+
+import pytest
+from msgspec import structs
+
+from edged.api.config import Mqtt, Pool
+from edged.transports.mqtt import MqttTransport
+from tests.integration.broker import MOSQUITTO, Broker
+from tests.integration.mqtt_peer import Peer, until
+from tests.integration.scripted_service import MODEL, ScriptedService
+
+pytestmark = [pytest.mark.mosquitto, pytest.mark.skipif(not MOSQUITTO, reason="mosquitto is not installed")]
+
+ROOT = "edged/pool"
+ASKED = f"{ROOT}/request/esp/chat"
+ANSWERED = f"{ROOT}/response/esp/chat"
+
+
+def cut(transport, *, port):
+    """Break its connection to the pool without a word; with another ``port`` it does not come back."""
+    transport._config = structs.replace(transport._config, port=port)
+    transport._pool._line.connection.abandon("cut")
+
+
+class Box(ScriptedService):
+    """A service whose model has a name and a context, and which tells when it has a free slot."""
+
+    def __init__(self, model: str = "fake-1b", context: int = 512) -> None:
+        super().__init__()
+        self.model = structs.replace(MODEL, name=model, context_tokens=context)
+        self.changed = lambda: None
+
+    async def submit(self, request):
+        async for event in super().submit(request):
+            yield event
+        self.changed()
+
+    def info(self):
+        return structs.replace(super().info(), model=self.model)
+
+
+@pytest.fixture
+def broker(tmp_path):
+    with Broker(tmp_path) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def member(broker, node, service=None, **config):
+    """A box of the pool."""
+    service = service or Box()
+    transport = MqttTransport(
+        Mqtt(port=broker.port, **config), node, service,
+        pool=Pool(enabled=True), uniform=lambda _low, high: min(high, 0.1),
+    )  # fmt: skip
+    service.changed = transport.service_changed
+    await transport.start()
+    try:
+        await until(lambda: transport.pool.state != "offline", f"{node} joined")
+        yield service, transport
+    finally:
+        await transport.stop()
+
+
+@contextlib.asynccontextmanager
+async def pool(broker, *services, version="5"):
+    """Boxes a, b, c ... who know each other, and a peer that hears what devices hear."""
+    async with contextlib.AsyncExitStack() as stack:
+        names = [chr(ord("a") + place) for place in range(len(services))]
+        transports = [
+            (await stack.enter_async_context(member(broker, name, service)))[1]
+            for name, service in zip(names, services, strict=True)
+        ]
+        serving = sum(service.ready for service in services)
+        for transport, service in zip(transports, services, strict=True):
+            known = serving - service.ready
+            await until(lambda t=transport, n=known: t.pool.boxes == n, "the boxes know each other")
+        filters = (f"{ROOT}/response/#", f"{ROOT}/stream/#", f"{ROOT}/answer", f"{ROOT}/box/+")
+        peer = await stack.enter_async_context(Peer(broker.port, *filters, version=version))
+        yield transports, peer
+
+
+def by(peer):
+    """How many answers each box gave."""
+    return Counter(answer["node"] for answer in peer.documents(ANSWERED))
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_every_request_is_answered_by_one_box_which_says_so(broker, version):
+    async def scenario():
+        async with pool(broker, Box(), Box(), version=version) as (_, peer):
+            for number in range(20):
+                peer.send(ASKED, {"id": str(number), "prompt": f"q{number}"})
+            answers = await peer.wait(ANSWERED, 20)
+            assert {one["id"]: one["text"] for one in answers} == {str(n): f"echo: q{n}" for n in range(20)}
+            assert len(answers) == 20
+            assert set(by(peer)) == {"a", "b"}
+
+    asyncio.run(scenario())
+
+
+def test_plain_text_goes_to_one_box(broker):
+    async def scenario():
+        async with pool(broker, Box(), Box()) as (_, peer):
+            peer.send(f"{ROOT}/ask", "is it raining?")
+            await until(lambda: peer.texts(f"{ROOT}/answer") == ["echo: is it raining?"])
+
+    asyncio.run(scenario())
+
+
+def test_nothing_waits_at_a_busy_box_while_another_is_free(broker):
+    async def scenario():
+        slow = Box()
+        slow.gate.clear()  # what it has begun it never ends
+        async with pool(broker, slow, Box()) as ((at_slow, _), peer):
+            for number in range(40):
+                peer.send(ASKED, {"id": str(number), "prompt": "q"})
+            await peer.wait(ANSWERED, 38)
+            assert by(peer) == {"b": 38}
+            await until(lambda: at_slow.pool.waiting == 0)
+            assert len(slow.running) == MODEL.slots
+            slow.gate.set()
+            assert len({one["id"] for one in await peer.wait(ANSWERED, 40)}) == 40
+
+    asyncio.run(scenario())
+
+
+def test_a_box_that_becomes_free_fetches_what_waits_elsewhere(broker):
+    async def scenario():
+        first, second = Box(), Box()
+        first.gate.clear()
+        second.gate.clear()
+        async with pool(broker, first, second) as (transports, peer):
+            for number in range(30):
+                peer.send(ASKED, {"id": str(number), "prompt": "q"})
+            await until(lambda: len(first.running) == len(second.running) == MODEL.slots)
+            await until(lambda: sum(one.pool.waiting for one in transports) == 26, "all others wait")
+            second.gate.set()
+            await peer.wait(ANSWERED, 28)
+            assert by(peer) == {"b": 28}
+            first.gate.set()
+            await peer.wait(ANSWERED, 30)
+
+    asyncio.run(scenario())
+
+
+def test_a_box_that_stops_takes_nothing_new_and_leaves_nothing_behind(broker):
+    async def scenario():
+        stopping, staying = Box(), Box()
+        stopping.gate.clear()
+        async with pool(broker, staying) as (_, peer):
+            async with member(broker, "z", stopping) as (_, transport):
+                await until(lambda: transport.pool.boxes == 1)
+                for number in range(20):
+                    peer.send(ASKED, {"id": str(number), "prompt": "q"})
+                await peer.wait(ANSWERED, 18)
+                await transport.drain()
+                for number in range(20, 30):
+                    peer.send(ASKED, {"id": str(number), "prompt": "q"})
+                await peer.wait(ANSWERED, 28)
+                assert by(peer) == {"a": 28}
+                stopping.gate.set()
+                await peer.wait(ANSWERED, 30)
+            assert peer.on(f"{ROOT}/box/z")[-1].payload == b""
+            for number in range(30, 40):
+                peer.send(ASKED, {"id": str(number), "prompt": "q"})
+            assert len({one["id"] for one in await peer.wait(ANSWERED, 40)}) == 40
+
+    asyncio.run(scenario())
+
+
+def test_what_a_box_was_cut_off_from_is_answered_by_its_heir_once(broker):
+    async def scenario():
+        gone = Box()
+        gone.gate.clear()
+        async with pool(broker, Box()) as ((heir,), peer):
+            async with member(broker, "b", gone) as (_, transport):
+                await until(lambda: transport.pool.boxes == heir.pool.boxes == 1)
+                for number in range(10):
+                    peer.send(ASKED, {"id": str(number), "prompt": "q"})
+                await peer.wait(ANSWERED, 8)
+                cut(transport, port=1)
+                answers = await peer.wait(ANSWERED, 10)
+                assert by(peer) == {"a": 10}
+                assert heir.pool.taken_over == 1
+                gone.gate.set()
+                cut(transport, port=broker.port) if transport._pool._line.connection else None
+                transport._config = structs.replace(transport._config, port=broker.port)
+                await until(lambda: transport.pool.boxes == heir.pool.boxes == 1, "it is back")
+                peer.send(ASKED, {"id": "last", "prompt": "q"})
+                await until(lambda: any(one["id"] == "last" for one in peer.documents(ANSWERED)))
+            assert len(answers) == 10
+            assert len(peer.documents(ANSWERED)) == 11, "the box that came back kept its answers to itself"
+
+    asyncio.run(scenario())
+
+
+def test_only_a_box_that_has_what_a_request_needs_answers_it(broker):
+    async def scenario():
+        boxes = Box(), Box("qwen3.5-4b", 4096), Box("qwen3.5-4b", 8192)
+        async with pool(broker, *boxes) as (_, peer):
+            for number in range(12):
+                peer.send(ASKED, {"id": f"m{number}", "prompt": "q", "needs": {"model": "qwen3.5-4b"}})
+                peer.send(ASKED, {"id": f"p{number}", "prompt": "q", "needs": {"params_b": 1.0}})
+                peer.send(ASKED, {"id": f"c{number}", "prompt": "q", "needs": {"context": 8000}})
+            answers = await peer.wait(ANSWERED, 36)
+            assert all(one["ok"] for one in answers)
+            nodes = {kind: {one["node"] for one in answers if one["id"][0] == kind} for kind in "mpc"}
+            assert nodes["m"] <= {"b", "c"}
+            assert nodes["c"] == {"c"}
+            assert nodes["p"] <= {"a", "b", "c"}
+
+    asyncio.run(scenario())
+
+
+def test_what_no_box_has_is_refused_at_once_and_what_an_absent_box_has_within_its_time(broker):
+    async def scenario():
+        away = Box("qwen3.5-4b")
+        away.ready = False
+        async with pool(broker, Box(), away) as (_, peer):
+            peer.send(ASKED, {"id": "1", "prompt": "q", "ttl_s": 600, "needs": {"vision": True}})
+            peer.send(ASKED, {"id": "2", "prompt": "q", "ttl_s": 2, "needs": {"model": "qwen3.5-4b"}})
+            found = {one["id"]: one["error"]["code"] for one in await peer.wait(ANSWERED, 2)}
+            assert found == {"1": "no_box", "2": "no_box"}
+            peer.send(ASKED, {"id": "3", "prompt": "q", "needs": {"model": "qwen3.5-4b"}})
+            await until(lambda: any(one.pool.waiting for one in _))
+            away.ready = True
+            assert (await peer.wait(ANSWERED, 3))[-1]["node"] == "b"
+
+    asyncio.run(scenario())
+
+
+def test_a_single_box_refuses_what_it_does_not_have(broker):
+    async def scenario():
+        async with (
+            member(broker, "a"),
+            Peer(broker.port, "edged/a/response/#") as peer,
+        ):
+            peer.send("edged/a/request/esp/chat", {"id": "1", "prompt": "q", "needs": {"context": 100_000}})
+            peer.send("edged/a/request/esp/chat", {"id": "2", "prompt": "q", "needs": {"colour": "red"}})
+            found = {one["id"]: one["error"] for one in await peer.wait("edged/a/response/esp/chat", 2)}
+            assert found["1"]["code"] == "no_box"
+            assert found["2"]["code"] == "bad_request"
+            assert "needs.colour" in found["2"]["message"]
+
+    asyncio.run(scenario())
+
+
+def test_a_box_that_is_alone_and_loads_lets_requests_wait(broker):
+    async def scenario():
+        loading = Box()
+        loading.ready = False
+        loading.gate.clear()
+        async with pool(broker, loading) as ((only,), peer):
+            for number in range(6):
+                peer.send(ASKED, {"id": str(number), "prompt": "q"})
+            await peer.wait(f"{ROOT}/stream/esp", 6)
+            loading.ready = True
+            loading.gate.set()
+            assert len(await peer.wait(ANSWERED, 6)) == 6
+            assert only.pool.waiting == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_waits_can_be_cancelled_and_expires(broker):
+    async def scenario():
+        busy = Box()
+        busy.gate.clear()
+        async with pool(broker, busy) as ((only,), peer):
+            for number in range(2):
+                peer.send(ASKED, {"id": f"running{number}", "prompt": "q"})
+            await until(lambda: len(busy.running) == MODEL.slots)
+            peer.send(ASKED, {"id": "8", "prompt": "q"})
+            peer.send(ASKED, {"id": "9", "prompt": "q", "ttl_s": 1})
+            await until(lambda: only.pool.waiting == 2)
+            peer.send(f"{ROOT}/cancel/esp", "8")
+            found = {one["id"]: one["error"]["code"] for one in await peer.wait(ANSWERED, 2)}
+            assert found == {"8": "cancelled", "9": "expired"}
+            busy.gate.set()
+            await peer.wait(ANSWERED, 4)
+
+    asyncio.run(scenario())

@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from edgectl.commands.target_options import chosen_target, target_options, timeout_option
 from edgectl.errors import CommandFailed, EdgeError, Unreachable
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from edgectl.client import EdgeClient
     from edgectl.client.target import Target
-    from edged.api.config import Plan
     from edged.api.status import Status
 
 REFRESH_S = 2.0
@@ -48,27 +46,25 @@ def command(url: str | None, key_file: Path | None, timeout_s: float, *, watch: 
     """Show the health of a running edged.
 
     State, model, speed, queue, memory against its budget and what enforces it, conditions with what to do
-    about them. Over MQTT a box tells less than over HTTP. Of this computer's own edged it shows what the plan
-    predicted beside what is measured. When this computer's own edged does not answer,
-    what systemd knows about it is shown instead.
+    about them, and what the plan predicted beside what is measured. Over MQTT a box tells less. When this
+    computer's own edged does not answer, what systemd knows about it is shown instead.
     """
     from edgectl.client.target import connect
 
     target = chosen_target(url, key_file)
-    promised = _promised(target, named=url is not None)
     with connect(target, timeout_s=timeout_s) as client:
         try:
             if watch and not as_json:
-                _watch(client, promised)
+                _watch(client)
             status = client.status()
         except Unreachable as error:
             raise _explained(error, target, named=url is not None) from None
     if as_json:
-        emit_json(status if promised is None else msgspec.to_builtins(status) | {"predicted": promised})
+        emit_json(status)
     else:
         from edgectl.output.status import render
 
-        console().print(render(status, promised))
+        console().print(render(status))
     return exit_status(status)
 
 
@@ -80,19 +76,7 @@ def exit_status(status: Status) -> int:
     return 0 if answers and status.engine in {EngineState.READY, EngineState.UNLOADED} else EXIT_UNHEALTHY
 
 
-def _promised(target: Target, *, named: bool) -> Plan | None:
-    """What the plan said of this computer's own edged; None of another box, and without a plan."""
-    from edgectl.client.target import local_config_path
-    from edged.host.config import load
-
-    path = local_config_path()
-    if named or target.source != str(path):
-        return None
-    promised = load(path).plan
-    return promised if promised.decode_tps > 0 else None
-
-
-def _watch(client: EdgeClient, promised: Plan | None) -> None:
+def _watch(client: EdgeClient) -> None:
     """Until interrupted; a box that goes away is shown as gone, and looked for again."""
     from rich.live import Live
     from rich.text import Text
@@ -102,7 +86,7 @@ def _watch(client: EdgeClient, promised: Plan | None) -> None:
     with Live(console=console(), auto_refresh=False, screen=False) as live:
         while True:
             try:
-                live.update(render(client.status(), promised), refresh=True)
+                live.update(render(client.status()), refresh=True)
             except EdgeError as error:
                 if not error.retryable:
                     raise

@@ -11,8 +11,15 @@ from edgectl.output.terminal import MIB, mib, size
 from edged.api.status import EngineState, ServiceState
 
 if TYPE_CHECKING:
-    from edged.api.config import Plan
-    from edged.api.status import Condition, MemoryParts, MemoryStatus, Status
+    from edged.api.status import (
+        Condition,
+        HostStatus,
+        MemoryParts,
+        MemoryStatus,
+        MqttStatus,
+        Prediction,
+        Status,
+    )
 
 BAR_WIDTH = 20
 COLOURS = {
@@ -23,24 +30,26 @@ COLOURS = {
 }
 
 
-def render(status: Status, promised: Plan | None = None) -> Table:
-    """The whole picture, one fact group a row; what the transport did not tell is left out.
-
-    ``promised`` is what the plan of this box said, shown beside what is measured.
-    """
+def render(status: Status) -> Table:
+    """The whole picture, one fact group a row; what the transport did not tell is left out."""
     afar = status.pid == 0  # seen over MQTT
+    predicted = status.predicted
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("State", _state(status, afar=afar))
     table.add_row("Model", _model(status))
     table.add_row("Speed", _speed(status))
-    if promised is not None:
-        table.add_row("", _promised_speed(promised), style="dim")
+    if predicted is not None:
+        table.add_row("", _predicted_speed(predicted), style="dim")
     table.add_row("Queue", f"{status.running} running, {status.queue} waiting")
     table.add_row("Memory", _memory(status.memory))
-    if promised is not None:
-        table.add_row("", _promised_memory(status.memory, promised), style="dim")
+    if predicted is not None:
+        table.add_row("", _predicted_memory(status.memory, predicted), style="dim")
+    if heat := _heat(status.host):
+        table.add_row("Heat", heat)
+    if status.mqtt is not None:
+        table.add_row("Broker", _broker(status.mqtt))
     if not afar:
         table.add_row("Served", _counters(status))
         worker = "none" if status.worker_pid is None else str(status.worker_pid)
@@ -86,23 +95,40 @@ def _model(status: Status) -> str:
 def _speed(status: Status) -> str:
     if status.decode_tps is None:
         return "nothing answered yet"
-    first = (
-        "" if status.first_token_ms is None else f", first token after {status.first_token_ms / 1000:.2f} s"
-    )
-    return f"{status.decode_tps:.1f} tok/s{first}"
+    line = f"{status.decode_tps:.1f} tok/s"
+    if status.first_token_ms is not None:
+        line += f", first token after {status.first_token_ms / 1000:.2f} s"
+    return line if status.prefill_tps is None else f"{line}, reads {status.prefill_tps:.0f} tok/s"
 
 
-def _promised_speed(promised: Plan) -> str:
-    how = {"measured": "from a measurement here", "estimated": "an estimate"}.get(promised.speed, "")
-    line = f"predicted {promised.decode_tps:.1f} tok/s, first token of a 500-token prompt after "
-    return line + f"{promised.first_token_500_s:.1f} s" + (f" ({how})" if how else "")
+def _predicted_speed(predicted: Prediction) -> str:
+    how = {"measured": "from a measurement here", "estimated": "an estimate"}.get(predicted.speed, "")
+    line = f"predicted {predicted.decode_tps:.1f} tok/s, first token of a 500-token prompt after "
+    return line + f"{predicted.first_token_500_s:.1f} s" + (f" ({how})" if how else "")
 
 
-def _promised_memory(memory: MemoryStatus, promised: Plan) -> str:
+def _predicted_memory(memory: MemoryStatus, predicted: Prediction) -> str:
     """With repacked weights the engine holds those as well, so that only a lower use can be compared."""
     used = memory.worker_anon_bytes + memory.worker_swap_bytes
-    line = f"predicted {promised.worker_mib:,} MiB with every context full"
-    return line + (", besides repacked weights" if used > promised.worker_mib * MIB else "")
+    line = f"predicted {predicted.worker_mib:,} MiB with every context full"
+    return line + (", besides repacked weights" if used > predicted.worker_mib * MIB else "")
+
+
+def _heat(host: HostStatus) -> Text | None:
+    """None on a computer that can tell neither heat nor throttling."""
+    if host.temperature_c is None and not host.throttled:
+        return None
+    line = Text("" if host.temperature_c is None else f"{host.temperature_c:.0f} °C")
+    if host.throttled:
+        line.append(f" slowed down: {', '.join(host.throttled)}", style="yellow")
+    return line
+
+
+def _broker(mqtt: MqttStatus) -> Text:
+    line = Text(f"{mqtt.broker}, topics {mqtt.topic}/…, ")
+    line.append("connected" if mqtt.connected else "not connected", style="" if mqtt.connected else "yellow")
+    line.append(f", {mqtt.outbox} answers not confirmed" if mqtt.outbox else "")
+    return line
 
 
 def _memory(memory: MemoryStatus) -> Text:

@@ -41,6 +41,12 @@ def test_predicted_stands_beside_measured(status):
     assert json.loads(status("--json"))["predicted"] == PLAN
 
 
-def test_a_box_that_was_named_is_shown_without_this_computers_plan(status):
-    assert "predicted" not in status("--url", status.url)
-    assert "predicted" not in json.loads(status("--url", status.url, "--json"))
+def test_a_box_that_was_named_tells_its_own_prediction(status):
+    assert "predicted 5.6 tok/s" in status("--url", status.url)
+    assert json.loads(status("--url", status.url, "--json"))["predicted"] == PLAN
+
+
+def test_a_box_without_a_plan_predicts_nothing(tmp_path, capsys):
+    with running_daemon(fake_tree(fake_model(tmp_path)), tmp_path) as daemon:
+        assert run(cli, ["status", "--url", daemon.url]) == 0
+        assert "predicted" not in capsys.readouterr().out

@@ -13,7 +13,7 @@ const STATES = {
   starting: ["Starting", "wait"],
   loading: ["Loading the model", "wait"],
   ready: ["Ready", "good"],
-  degraded: ["Not well", "warn"],
+  degraded: ["Degraded", "warn"],
   draining: ["Stopping", "warn"],
   stopped: ["Stopped", "bad"],
 };
@@ -78,6 +78,7 @@ class Page {
     document.title = `${status.node} · edged`;
     say(find("version"), `edged ${status.version}, up ${duration(status.uptime_s)}`);
     mood(...health(status));
+    find("raw").hidden = hasKey(); // a link cannot carry the key
     say(find("summary"), summary(status));
     showConditions(status.conditions);
     this.draw(status);
@@ -93,15 +94,18 @@ class Page {
     const { memory, host } = status;
     const used = memory.worker_anon_bytes + memory.worker_swap_bytes;
     const limit = memory.budget_bytes || null;
-    const share = limit ? `${bytes(used)}, ${number((100 * used) / limit)}%` : bytes(used);
-    const rate = tokensPerSecond(this.before, status);
-    this.charts.speed.add(now_s, [rate], { mark: status.predicted?.decode_tps ?? null });
-    this.charts.queue.add(now_s, [status.running, status.queue], {
-      words: `${number(status.running)} and ${number(status.queue)}`,
+    const planned = status.predicted?.decode_tps ?? null;
+    this.charts.speed.add(now_s, [tokensPerSecond(this.before, status)], {
+      mark: planned,
+      beside: planned === null ? "of all answers" : `of all, ${number(planned, 1)} planned for one`,
     });
-    this.charts.memory.add(now_s, [used], { mark: limit, words: share });
-    this.charts.heat.add(now_s, [host.temperature_c ?? null], {
-      words: host.temperature_c == null ? "no sensor" : null,
+    this.charts.queue.add(now_s, [status.running, status.queue]);
+    this.charts.memory.add(now_s, [used], {
+      mark: limit,
+      beside: limit ? `${number((100 * used) / limit)}% of ${bytes(limit)}` : "no limit",
+    });
+    this.charts.heat.add(now_s, [host.temperature_c], {
+      beside: host.temperature_c === null ? "no sensor" : (host.throttled ?? []).join(", "),
     });
   }
 
@@ -130,7 +134,7 @@ function makeCharts(parent) {
   return {
     speed: new Chart(parent, { id: "speed", title: "Tokens a second", mark: "planned", format: plain(1) }),
     queue: new Chart(parent, {
-      id: "queue", title: "Requests running and waiting", lines: ["running", "waiting"], format: plain(0), least: 4,
+      id: "queue", title: "Requests", lines: ["running", "waiting"], format: plain(0), least: 4,
     }),
     memory: new Chart(parent, { id: "memory", title: "Engine's memory", mark: "limit", format: bytes, least: 1 << 26 }),
     heat: new Chart(parent, { id: "heat", title: "Temperature", format: plain(0, " °C"), floor: 20, least: 60 }),
@@ -225,7 +229,7 @@ function showMemory(memory) {
   facts(find("memory"), rows);
 }
 
-function showServed({ counters, host, capacity }) {
+function showServed({ counters, host }) {
   const slowed = host.throttled === null ? null : host.throttled.join(", ") || "no";
   const waits = Object.entries(host.stalls).map(([name, one]) => `${name} ${number(one.some_percent)}%`);
   const rows = [
@@ -234,7 +238,6 @@ function showServed({ counters, host, capacity }) {
     ["Refused", number(counters.refused)],
     ["Read", `${number(counters.prompt_tokens)} tokens, ${number(counters.cached_tokens)} of them known`],
     ["Written", `${number(counters.completion_tokens)} tokens`],
-    ["Places", `${number(capacity)} requests at once`],
     ["Engine replaced", `${number(counters.engine_restarts)} times`],
   ];
   if (slowed !== null) rows.push(["Slowed down", slowed]);

@@ -6,10 +6,12 @@ import { UNKNOWN } from "./words.js";
 const NS = "http://www.w3.org/2000/svg";
 const WIDTH = 300;
 const HEIGHT = 100;
-const SPAN_S = 300;
+const LEAST_MIN = 1;
+const MOST_MIN = 5;
 
 export class Chart {
-  // `lines` are names; `mark` names what the dashed line across is; `format` puts a value into words.
+  // `lines` are names; `mark` names the dashed line across; `format` puts a value into words. The scale goes
+  // from `floor` to `floor + least` at the least.
   constructor(parent, { id, title, lines = [title], mark = "", format, floor = 0, least = 1 }) {
     this.title = title;
     this.names = lines;
@@ -20,44 +22,49 @@ export class Chart {
     this.points = [];
     this.figure = element("figure", { class: "chart", id: `chart-${id}` });
     this.now = element("span", { class: "now" }, UNKNOWN);
-    this.top = element("span", { class: "top", "aria-hidden": "true" });
+    this.beside = element("span", { class: "beside" });
+    this.past = element("span");
     this.svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
     this.svg.append(shape("line", { x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }));
     this.area = lines.length === 1 ? shape("path", { class: "area" }) : null;
     this.mark = shape("line", { class: "mark", x1: 0, x2: WIDTH });
     this.paths = lines.map((_, index) => shape("path", { class: index ? "second" : "first" }));
     this.svg.append(...(this.area ? [this.area] : []), this.mark, ...this.paths);
-    const plot = element("div", { class: "plot" }, this.svg, this.top);
-    const axis = element("p", { class: "axis", "aria-hidden": "true" });
-    axis.append(element("span", {}, "5 min ago"), ...this.legend(), element("span", {}, "now"));
-    this.figure.append(element("figcaption", {}, title, this.now), plot, axis);
+    const axis = element("p", { class: "axis", "aria-hidden": "true" }, this.past, element("span", {}, "now"));
+    const caption = element("figcaption", {}, title, this.now, this.beside);
+    if (lines.length > 1) this.beside.replaceWith(this.legend());
+    this.figure.append(caption, this.svg, axis);
     parent.append(this.figure);
     this.describe();
   }
 
   legend() {
-    if (this.names.length === 1) return [];
     const keys = this.names.map((name, index) => {
-      const swatch = element("span", { class: index ? "key second" : "key" });
-      return element("span", {}, swatch, name);
+      return element("span", {}, element("span", { class: index ? "key second" : "key" }), name);
     });
-    return keys;
+    return element("span", { class: "legend" }, ...keys);
   }
 
-  // `values` at `time_s`, null where unknown; `mark` is the value of the dashed line, `words` what is said of now.
-  add(time_s, values, { mark = null, words = null } = {}) {
+  // `values` at `time_s`, null where unknown; `mark` is the value of the dashed line, `beside` said after the
+  // present value.
+  add(time_s, values, { mark = null, beside = "" } = {}) {
     this.points.push({ time_s, values });
-    while (this.points.length && this.points[0].time_s < time_s - SPAN_S) this.points.shift();
+    while (this.points[0].time_s < time_s - MOST_MIN * 60) this.points.shift();
+    // Grows with what is known, so that the first minute is no empty paper.
+    const known_min = Math.ceil((time_s - this.points[0].time_s) / 60);
+    this.span_min = Math.min(Math.max(known_min, LEAST_MIN), MOST_MIN);
+    say(this.past, `${this.span_min} min ago`);
     this.markValue = mark;
     const known = this.points.flatMap((point) => point.values).filter((value) => value !== null);
     this.high = Math.max(this.floor + this.least, mark ?? 0, ...known) * 1.08;
     this.draw(time_s);
-    say(this.now, words ?? (values[0] === null ? UNKNOWN : this.format(values[0])));
+    say(this.now, values.map((value) => (value === null ? UNKNOWN : this.format(value))).join(" / "));
+    say(this.beside, beside);
     this.describe();
   }
 
   draw(end_s) {
-    const x = (time_s) => WIDTH - ((end_s - time_s) / SPAN_S) * WIDTH;
+    const x = (time_s) => WIDTH - ((end_s - time_s) / (this.span_min * 60)) * WIDTH;
     const y = (value) => HEIGHT - ((value - this.floor) / (this.high - this.floor)) * HEIGHT;
     this.paths.forEach((path, index) => {
       const runs = [[]];
@@ -76,24 +83,22 @@ export class Chart {
         this.area.setAttribute("d", drawn.map(closed).join(""));
       }
     });
-    this.mark.toggleAttribute("hidden", this.markValue === null);
-    const height = this.markValue === null ? -HEIGHT : y(this.markValue);
-    this.mark.setAttribute("y1", height);
-    this.mark.setAttribute("y2", height);
-    const marked = this.markValue === null ? "" : `${this.markName} ${this.format(this.markValue)}`;
-    say(this.top, marked);
+    const marked = this.markValue !== null;
+    this.mark.setAttribute("visibility", marked ? "visible" : "hidden");
+    for (const end of ["y1", "y2"]) this.mark.setAttribute(end, marked ? y(this.markValue) : 0);
   }
 
   // The text alternative: what a glance at the curve tells.
   describe() {
     const told = this.names.map((name, index) => {
       const values = this.points.map((point) => point.values[index]).filter((value) => value !== null);
-      if (!values.length) return `${name}: nothing known yet`;
+      if (!values.length) return `${name}: nothing is known`;
       const [low, high] = [Math.min(...values), Math.max(...values)].map(this.format);
       return `${name}: now ${this.format(values.at(-1))}, between ${low} and ${high}`;
     });
     const mark = this.markValue != null ? `; ${this.markName} ${this.format(this.markValue)}` : "";
-    this.svg.setAttribute("aria-label", `Chart of the last 5 minutes. ${told.join("; ")}${mark}.`);
+    const span = `the last ${this.span_min ?? LEAST_MIN} min`;
+    this.svg.setAttribute("aria-label", `${this.title}, ${span}. ${told.join("; ")}${mark}.`);
   }
 }
 

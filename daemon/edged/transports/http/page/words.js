@@ -11,6 +11,7 @@ export function number(value, digits = 0) {
 
 export function bytes(value) {
   if (value === null || value === undefined) return UNKNOWN;
+  if (value < MIB) return `${number(value / 1024)} KiB`;
   return value < 1024 * MIB ? `${number(value / MIB)} MiB` : `${number(value / 1024 / MIB, 1)} GiB`;
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edgectl.commands.target_options import target_options, timeout_option
+from edgectl.commands.target_options import chosen_target, target_options, timeout_option
 from edgectl.errors import EdgeError
 from edgectl.output.terminal import console, json_option
 
@@ -60,9 +60,9 @@ def command(
     The last minutes are drawn as curves. A box that goes away is shown as gone and looked for again.
     q or Ctrl-C leaves. Over MQTT a box tells less, and only every few seconds.
     """
-    from edgectl.client.target import connect, find_target
+    from edgectl.client.target import connect
 
-    with connect(find_target(url, key_file), timeout_s=timeout_s) as client, _interruptible():
+    with connect(chosen_target(url, key_file), timeout_s=timeout_s) as client, _interruptible():
         first = client.status()  # a box that is not there at the start is an error and no picture
         looks = _looks(client, first, interval_s, count)
         if as_json:

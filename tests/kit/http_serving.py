@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
@@ -25,10 +25,10 @@ from edged.api.status import (
     Status,
 )
 from edged.api.status import Limits as StatusLimits
+from edged.transports.http.connection import Patience
+from edged.transports.http.page_files import FOLDER, INDEX
+from edged.transports.http.routes import routes
 from edged.transports.http.server import HttpTransport
-
-if TYPE_CHECKING:
-    from edged.transports.http.connection import Patience
 
 MODEL = ModelInfo(name="Qwen3.5-2B", quant="Q4_K_M", file_bytes=1, context_tokens=512, slots=2)
 LIMITS = Limits(max_prompt_bytes=4096, max_tokens=64, default_max_tokens=16, default_ttl_s=60.0)
@@ -191,6 +191,14 @@ class Box:
             f"POST {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(payload)}\r\n{headers}\r\n"
         ).encode() + payload
+
+
+def every_route() -> list[tuple[str, str]]:
+    """(method, path) of every route of the application, of the page's files, and one that is not there."""
+    described = routes(ScriptedService(), Patience(), keyed=False)
+    told = [(route.about.method, route.path_format.replace("{name}", "default")) for route in described]
+    page = [("GET", f"/page/{path.name}") for path in sorted(FOLDER.iterdir()) if path.name != INDEX]
+    return [*told, *page, ("GET", "/no/such/route")]
 
 
 def chat(**fields: Any) -> dict[str, Any]:

@@ -50,8 +50,8 @@ def test_only_salted_hashes_are_stored_and_they_are_enough_to_know_a_key(path):
     assert keys["phone"].per_minute == 3
     checker = Checker({"phone": keys["phone"]})
     assert checker.name_of(KEY.encode()) == "phone"
-    for wrong in (b"", KEY.encode()[:-1], KEY.encode() + b"x", KEY.upper().encode(), keys["phone"].hash.encode()):
-        assert checker.name_of(wrong) is None
+    for wrong in ("", KEY[:-1], f"{KEY}x", KEY.upper(), keys["phone"].hash):
+        assert checker.name_of(wrong.encode()) is None
     assert KEY not in repr(vars(checker))
 
 
@@ -134,10 +134,10 @@ def test_what_is_written_is_read_again(path):
 
 
 def test_a_start_without_any_key_is_refused_with_what_to_do(path):
-    with pytest.raises(ConfigInvalid, match="does not exist.*edgectl keys add"):
+    with pytest.raises(ConfigInvalid, match=r"does not exist.*edgectl keys add"):
         KeyRing(path)
     write_keys(path, {})
-    with pytest.raises(ConfigInvalid, match="holds no key.*edgectl keys add"):
+    with pytest.raises(ConfigInvalid, match=r"holds no key.*edgectl keys add"):
         KeyRing(path)
 
 

@@ -23,6 +23,7 @@ class About(Struct, frozen=True, kw_only=True):
     body: type[Struct] | None = None
     answer: type | str = ""  # empty: text
     media_type: str = "application/json"
+    also_as: tuple[str, ...] = ()  # media types of the same, for those who ask for them
     stream: type | str = ""
     stream_media_type: str = "text/event-stream"
     others: tuple[tuple[int, type | str], ...] = ()

@@ -10,7 +10,7 @@ import msgspec
 
 from edged import __version__
 from edged.api import errors as api_errors
-from edged.api.requests import SAMPLING_RANGES
+from edged.api.requests import MAX_TTL_S, SAMPLING_RANGES
 from edged.transports.http import errors, openapi_answers
 from edged.transports.http.bodies import Body
 from edged.transports.http.guards import HEALTH_PATHS
@@ -111,14 +111,15 @@ def _operation(route: Described, refs: Mapping[type, Any], *, keyed: bool) -> di
 
 def _answer(about: About, refs: Mapping[type, Any]) -> dict[str, Any]:
     whole = refs[_resolved(about.answer)] if about.answer else {"type": "string"}
-    content = {about.media_type: {"schema": whole}}
+    content: dict[str, Any] = {about.media_type: {"schema": whole}}
+    content |= {media_type: {"schema": {"type": "string"}} for media_type in about.also_as}
+    description = "Done."
     if about.stream:
         event = refs[_resolved(about.stream)]
-        told = f'With `"stream": true`; each event is a {event["$ref"].rpartition("/")[2]}.'
-        # OpenAPI 3.1 has no word for the items of a stream; 3.2 calls it so.
-        streamed = {"schema": {"type": "string", "description": told}, "itemSchema": event}
-        content.setdefault(about.stream_media_type, streamed)
-    return {"description": "Done", "content": content}
+        description += f' With `"stream": true`, each event is a {event["$ref"].rpartition("/")[2]}.'
+        # OpenAPI 3.1 has no word for the items of a stream; in 3.2 it is itemSchema.
+        content.setdefault(about.stream_media_type, {})["x-itemSchema"] = event
+    return {"description": description, "content": content}
 
 
 def _statuses(route: Described, *, keyed: bool) -> list[int]:
@@ -174,5 +175,6 @@ def _complete(kind: type[Body], schema: dict[str, Any], limits: Limits) -> None:
     }
     ranges["max_tokens"] = ranges["max_completion_tokens"] = (1, limits.max_tokens)
     ranges["priority"] = (0, 9)
+    ranges["ttl_s"] = (0, MAX_TTL_S)
     for name in ranges.keys() & properties.keys():
         properties[name] |= {"minimum": ranges[name][0], "maximum": ranges[name][1]}

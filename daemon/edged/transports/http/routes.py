@@ -38,7 +38,7 @@ def build_app(config: Http, service: Service, ring: KeyRing | None, patience: Pa
     """The whole ASGI application; Boundary stands outermost, the body limit innermost."""
     offered = cast("Service", LimitedService(service, ring)) if ring else service
     starlette = Starlette(
-        routes=_routes(offered, patience, keyed=ring is not None),
+        routes=routes(offered, patience, keyed=ring is not None),
         exception_handlers={HTTPException: _router_failed, EdgeError: _request_failed, Exception: _defect},
     )
     starlette.router.redirect_slashes = False  # one name a route; a redirect would echo the Host header
@@ -55,7 +55,7 @@ def build_app(config: Http, service: Service, ring: KeyRing | None, patience: Pa
     return app
 
 
-def _routes(service: Service, patience: Patience, *, keyed: bool) -> list[Described]:
+def routes(service: Service, patience: Patience, *, keyed: bool) -> list[Described]:
     """Every route with its entry in /openapi.json."""
     tell = _About(service, keyed=keyed)
     chat = About(
@@ -75,7 +75,7 @@ def _routes(service: Service, patience: Patience, *, keyed: bool) -> list[Descri
     )
     embed = About(summary="Make vectors of texts.", body=Embeddings.body, answer="VectorList")
     return [
-        Described("/", tell.index, About(summary="The routes there are.", answer="Index")),
+        Described("/", tell.index, About(summary="The routes there are; for browsers a page.", answer="Index", also_as=("text/html",))),
         Described("/openapi.json", tell.document, About(summary="This document.", answer="Document")),
         Described("/healthz", tell.healthz, About(summary="The daemon is alive.", answer="Alive")),
         Described(
@@ -119,8 +119,8 @@ class _About:
         if not self._document:
             from edged.transports.http.openapi import document  # noqa: PLC0415
 
-            routes = [route for route in request.app.routes if isinstance(route, Described)]
-            self._document = document(routes, limits=self._service.limits, keyed=self._keyed)
+            described = [route for route in request.app.routes if isinstance(route, Described)]
+            self._document = document(described, limits=self._service.limits, keyed=self._keyed)
         return Response(self._document, media_type="application/json")
 
     async def healthz(self, _: HttpRequest) -> JsonResponse:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from queue import Empty
 from typing import TYPE_CHECKING, NoReturn
 
 from edged.api.events import Usage
 from edged.ipc.messages import Cancel, Done, Measure, Rejected, Start
 from edged.worker.embedding import Embedding, EmbeddingError, measure_embedding
+from edged.worker.inbox import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class EmbeddingLoop:
         self._backend = backend
         self._pooling = pooling
         self._budget = budget
-        self._inbox = inbox
+        self._inbox = Inbox(inbox, busy)
         self._send = send
         self._progressed = progressed
         self._busy = busy
@@ -58,7 +58,8 @@ class EmbeddingLoop:
 
     def turn(self, *, wait: bool) -> None:
         """Take in messages (blocking for one when ``wait``), then compute one step."""
-        self._receive(wait=wait)
+        for message in self._inbox.messages(wait=wait):
+            self._take(message)
         self._expire()
         self._busy(not self.idle)
         if self._jobs:
@@ -74,18 +75,6 @@ class EmbeddingLoop:
                     progressed=self._progressed,
                 )
             )
-
-    def _receive(self, *, wait: bool) -> None:
-        if wait:
-            self._busy(False)  # noqa: FBT003 - the name of the callable says what it is
-            first = self._inbox.get()
-            self._busy(True)  # noqa: FBT003
-            self._take(first)
-        try:
-            while True:
-                self._take(self._inbox.get_nowait())
-        except Empty:
-            return
 
     def _take(self, message: ToLoop) -> None:
         """The other messages are about caches and slow readers, of which there are none."""

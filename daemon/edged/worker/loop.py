@@ -6,15 +6,16 @@ import math
 import time
 from collections import deque
 from functools import partial
-from queue import Empty
 from typing import TYPE_CHECKING
 
 from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
-from edged.worker.backends.base import Run, StateError, StepError
+from edged.worker.backends.base import Run, StateError
 from edged.worker.batch import Work, plan_step
 from edged.worker.choices import ChoiceError, at_a_word, choice_tree
 from edged.worker.constrain import Forms
+from edged.worker.drawing import Drawing
+from edged.worker.inbox import Inbox
 from edged.worker.measure import run_measure
 from edged.worker.output import Output
 from edged.worker.prompt import PromptReader
@@ -22,12 +23,11 @@ from edged.worker.refused import Refused
 from edged.worker.scoring import Scoring, best
 from edged.worker.sharing import Sharing
 from edged.worker.slots import Slots
-from edged.worker.speculate import Drafter
 from edged.worker.waiting import Waiting, WaitingRoom
 from edged.worker.warming import Warming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from queue import SimpleQueue
 
     from edged.ipc.messages import FromWorker, ToLoop
@@ -65,7 +65,7 @@ class DecodeLoop:
     ) -> None:
         self._backend = backend
         self._budget = budget
-        self._inbox = inbox
+        self._inbox = Inbox(inbox, busy)
         self._send = send
         self._progressed = progressed
         self._busy = busy
@@ -78,7 +78,7 @@ class DecodeLoop:
         opening = partial(self._prompts.opening, thinking=thinking)
         self._warming = Warming(backend, self._sharing, systems, opening, chunk=budget)
         self._measures: deque[Measure] = deque()
-        self._cost = cost
+        self._drawing = Drawing(backend, budget=budget, cost=cost, send=send, clock=clock)
 
     @property
     def idle(self) -> bool:
@@ -134,24 +134,12 @@ class DecodeLoop:
             self._progressed()
 
     def _receive(self, *, wait: bool) -> None:
-        if wait:
-            self._busy(False)  # noqa: FBT003 - the name of the callable says what it is
-            first = self._next_message()
-            self._busy(True)  # noqa: FBT003 - from here on a template or a tokenizer may hang, too
-            if first is not None:
-                self._take(first)
-        while not self._inbox.empty():
-            self._take(self._inbox.get())
-
-    def _next_message(self) -> ToLoop | None:
-        """The next message; None when a deadline comes first."""
+        """Take in messages, waiting for one until a deadline comes."""
         deadline = min((one.deadline for one in self._waiting), default=math.inf)
         deadline = min(deadline, self._slots.deadline)
         left_s = None if deadline == math.inf else max(0.0, deadline - self._clock())
-        try:
-            return self._inbox.get(timeout=left_s)
-        except Empty:
-            return None
+        for message in self._inbox.messages(wait=wait, limit_s=left_s):
+            self._take(message)
 
     def _take(self, message: ToLoop) -> None:
         match message:
@@ -222,7 +210,7 @@ class DecodeLoop:
             for n, slot in enumerate(slots)
         ]
         shares = plan_step(work, self._budget)
-        drafts = self._drafts([slots[share.slot] for share in shares])
+        drafts = self._drawing.drafts([slots[share.slot] for share in shares])
         runs = []
         for share in shares:
             slot = slots[share.slot]
@@ -241,22 +229,6 @@ class DecodeLoop:
             else:
                 draft = drafts.get(slot.key, [])
                 self._advance(slot, [next(rows) for _ in range(1 + len(draft))], draft)
-
-    def _drafts(self, slots: Sequence[Slot]) -> dict[int, list[int]]:
-        """By key what may come next in answers, when there is nothing else in the step."""
-        if self._cost is None or not all(slot.decoding for slot in slots):
-            return {}
-        left = min(self._backend.draft_tokens, self._budget - len(slots))
-        drafts = {}
-        for slot in slots:
-            if slot.drafter is None:
-                slot.drafter = Drafter(self._cost)
-            room = self._backend.context - len(slot.tokens)
-            draft = slot.drafter.draft(slot.tokens, min(left, room), others=len(slots) - 1)
-            if draft:
-                drafts[slot.key] = draft
-                left -= len(draft)
-        return drafts
 
     def _begin_scoring(self, slot: Slot, tree: ChoiceTree, row: int) -> None:
         """The prompt is read, its logits are at ``row``: from here on the slot's steps are its own."""
@@ -293,50 +265,15 @@ class DecodeLoop:
         self._send(Token(key=slot.key, text=best(scores)))
         self._send(Done(key=slot.key, finish="stop", usage=usage, decode_ms=0.0, scores=scores))
 
-    def _advance(self, slot: Slot, rows: Sequence[int], draft: Sequence[int] = ()) -> None:
-        """Draw the next token of a slot from the logits at the first of ``rows``, and say what it means.
-
-        The others are behind each token of ``draft``; they are right as long as all is drawn as drafted.
-        """
-        refused: Refused | None = None
-        accepted = 0
-        for row, guess in zip(rows, [*draft, None], strict=True):
-            try:
-                token = self._backend.sample(slot.sampler, row, slot.output.allows)
-            except Refused as error:
-                refused = error
-                break
-            self._say(slot, token, row)
-            if token != guess or slot.output.ended is not None or slot.pending > 1:
-                break
-            slot.position += 1
-            accepted += 1
-        if draft:
-            self._settle(slot, len(draft), accepted)
-        if refused is not None:
-            self._end(slot.key, "internal", f"the answer could not be given the form it must have: {refused}")
-        elif slot.output.ended is not None:
+    def _advance(self, slot: Slot, rows: Sequence[int], draft: Sequence[int]) -> None:
+        """Draw from the logits at ``rows``; the answer may be over with that."""
+        try:
+            self._drawing.advance(slot, rows, draft)
+        except Refused as error:
+            self._end(slot.key, "internal", f"the answer could not be given the form it must have: {error}")
+            return
+        if slot.output.ended is not None:
             self._finish(slot, slot.output.ended)
-
-    def _say(self, slot: Slot, token: int, row: int) -> None:
-        slot.tokens.append(token)
-        if slot.generated == 1:
-            slot.first_token_at = self._clock()
-        self._tell(slot.output.push(token, row))
-        if slot.output.ended is None and (closing := slot.output.closing()):
-            slot.tokens += closing
-            self._tell(slot.output.feed(closing))
-
-    def _settle(self, slot: Slot, drafted: int, accepted: int) -> None:
-        """Take back what was not drawn as drafted."""
-        if slot.drafter is not None:
-            slot.drafter.settle(drafted, accepted)
-        if accepted < drafted and not self._backend.truncate(slot.index, slot.position):
-            raise StepError(f"{drafted - accepted} tokens on trial cannot be taken back")
-
-    def _tell(self, messages: Iterable[Token]) -> None:
-        for message in messages:
-            self._send(message)
 
     def _finish(self, slot: Slot, finish: FinishReason) -> None:
         usage = Usage(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from edged.api.errors import BadRequest
-from edged.api.requests import Message, Sampling
+from edged.api.requests import Message, Question, Sampling
 from edged.ipc.messages import Start
 
 if TYPE_CHECKING:
@@ -22,27 +22,15 @@ def order_of(request: Request, config: Config) -> Start:
     wanted = model.thinking if request.thinking is None else request.thinking
     thinking = request.op == "chat" and wanted and budget != 0
     sampling = _with(model.sampling, model.sampling_thinking) if thinking else model.sampling
-    return Start(
-        key=0,
-        op=request.op,
-        messages=_messages(request, config),
-        prompt=request.prompt,
-        max_tokens=request.max_tokens or config.limits.default_max_tokens,
-        stop=request.stop,
-        sampling=_with(sampling, request.sampling),
-        thinking=thinking,
-        thinking_budget=budget,
-        choices=request.choices,
-        scoring=request.scoring,
-        schema=request.schema,
-        json_mode=request.json_mode,
-        tools=request.tools,
-        tool_choice=request.tool_choice,
-        parallel_tool_calls=request.parallel_tool_calls,
-        logprobs=request.logprobs,
-        inputs=request.inputs,
-        priority=request.priority,
-    )
+    asked = {name: getattr(request, name) for name in Question.__struct_fields__}
+    filled = {
+        "messages": _messages(request, config),
+        "sampling": _with(sampling, request.sampling),
+        "thinking_budget": budget,
+        "ttl_s": None,
+    }
+    most = request.max_tokens or config.limits.default_max_tokens
+    return Start(key=0, max_tokens=most, thinking=thinking, **asked | filled)
 
 
 def _with(preset: Sampling, chosen: Sampling) -> Sampling:

@@ -83,8 +83,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     default_ttl_s: float
 
 
-class Request(Struct, frozen=True, kw_only=True):
-    """One prompt of one client. ``id`` is unique per client; a repeated id is a duplicate.
+class Question(Struct, frozen=True, kw_only=True):
+    """What a model is asked, and how it is to answer.
 
     ``chat`` has ``messages``, ``generate`` has ``prompt`` (given to the model as it is), ``classify``
     has either and ``choices``, ``embed`` has ``inputs``.
@@ -93,19 +93,14 @@ class Request(Struct, frozen=True, kw_only=True):
     which they differ, as generation that is held to them would decide, or the log-probabilities of all their
     tokens, the sum or the mean. ``tool_choice`` is a ToolChoice or the name of the one tool to call.
     ``thinking_budget`` tokens end the thought; ``logprobs`` is how many alternatives are told beside
-    each token, from 0. ``template`` names a prompt of the configuration.
-    ``priority`` 0 (background) … 9 (urgent). ``ttl_s`` counts from acceptance.
+    each token, from 0. ``priority`` 0 (background) … 9 (urgent). ``ttl_s`` counts from acceptance.
     """
 
-    id: str
-    client: str
-    op: Op
+    op: Op = "chat"
     messages: tuple[Message, ...] = ()
     prompt: str = ""
-    max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
-    thinking: bool | None = None
     thinking_budget: int | None = None
     choices: tuple[str, ...] = ()
     scoring: ScoringRule = "constrained"
@@ -116,9 +111,21 @@ class Request(Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     logprobs: int | None = None
     inputs: tuple[str, ...] = ()
-    template: str = ""
     ttl_s: float | None = None
     priority: int = 5
+
+
+class Request(Question, frozen=True, kw_only=True):
+    """One question of one client. ``id`` is unique per client; a repeated id is a duplicate.
+
+    ``template`` names a prompt of the configuration. None is left to the box.
+    """
+
+    id: str
+    client: str
+    max_tokens: int | None = None
+    thinking: bool | None = None
+    template: str = ""
 
 
 # field of Sampling → (lowest, highest, text of the rule)

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.api.events import CallPiece, Channel, FinishReason, Score, TokenLogprob, Usage
-from edged.api.requests import Message, Op, Sampling, ScoringRule, Tool
+from edged.api.requests import Question
 from edged.api.status import MemoryParts
 from edged.ipc.frames import FrameError, pack
 
@@ -55,33 +55,15 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     keep: Keep | None = None
 
 
-class Start(Struct, frozen=True, kw_only=True, tag="start"):
-    """Work on one request; ``key`` is unique in the life of this worker.
+class Start(Question, frozen=True, kw_only=True, tag="start"):
+    """Work on one request, whose every default is filled in; ``key`` is unique in the life of this worker.
 
-    The fields are those of :class:`edged.api.requests.Request`, with every default filled in. ``ttl_s``
-    counts from the moment the worker hears of it.
+    ``ttl_s`` counts from the moment the worker hears of it.
     """
 
     key: int
-    op: Op = "chat"
-    messages: tuple[Message, ...] = ()
-    prompt: str = ""
     max_tokens: int
-    stop: tuple[str, ...] = ()
-    sampling: Sampling
     thinking: bool = False
-    thinking_budget: int | None = None
-    choices: tuple[str, ...] = ()
-    scoring: ScoringRule = "constrained"
-    schema: str = ""
-    json_mode: bool = False
-    tools: tuple[Tool, ...] = ()
-    tool_choice: str = "auto"
-    parallel_tool_calls: bool = True
-    logprobs: int | None = None
-    inputs: tuple[str, ...] = ()
-    priority: int = 5
-    ttl_s: float | None = None
 
 
 class Measure(Struct, frozen=True, kw_only=True, tag="measure"):

@@ -34,6 +34,7 @@ class Broker:
         self.port = free_port()
         self.log = directory / "mosquitto.log"
         self._config = directory / "mosquitto.conf"
+        self._database = directory / "mosquitto.db"
         listener = []
         if plain:
             self.plain_port = free_port()
@@ -67,6 +68,16 @@ class Broker:
             self._process.send_signal(number)
             self._process.wait(10)
             self._process = None
+
+    def save(self) -> None:
+        """Have what is in memory written down, and wait until it is."""
+        assert self._process
+        written = self._database.stat().st_mtime_ns if self._database.exists() else 0
+        self._process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not self._database.exists() or self._database.stat().st_mtime_ns == written:
+            assert time.monotonic() < deadline, "mosquitto did not save"
+            time.sleep(0.005)
 
     def freeze(self) -> None:
         """The broker is there and does nothing, like a host that ran out of memory."""

@@ -33,7 +33,14 @@ async def until(condition: Callable[[], Any], what: str = "", deadline_s: float 
 class Peer:
     """Subscribes to everything under ``filters`` and keeps what it hears, in order."""
 
-    def __init__(self, port: int, *filters: str, version: str = "5", client_id: str = "") -> None:
+    def __init__(
+        self,
+        port: int,
+        *filters: str,
+        version: str = "5",
+        client_id: str = "",
+        user: tuple[str, str] | None = None,
+    ) -> None:
         self.heard: list[paho.MQTTMessage] = []
         self._up = threading.Event()
         self._port = port
@@ -43,6 +50,8 @@ class Peer:
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if self._five else MQTTProtocolVersion.MQTTv311,
         )
+        if user:
+            self._client.username_pw_set(*user)
         self._client.reconnect_delay_set(0.1, 0.5)
         self._client.on_message = lambda _c, _u, message: self.heard.append(message)
         self._client.on_connect = lambda client, *_: (

@@ -22,10 +22,14 @@ ASKED = f"{ROOT}/request/esp/chat"
 ANSWERED = f"{ROOT}/response/esp/chat"
 
 
-def cut(transport, *, port):
-    """Break its connection to the pool without a word; with another ``port`` it does not come back."""
-    transport._config = structs.replace(transport._config, port=port)
+def cut(transport):
+    """Break its connection to the pool without a word, and let no other come about; ``mend`` ends that."""
+    transport._config = structs.replace(transport._config, port=1)
     transport._pool._line.connection.abandon("cut")
+
+
+def mend(transport, broker):
+    transport._config = structs.replace(transport._config, port=broker.port)
 
 
 class Box(ScriptedService):
@@ -185,13 +189,12 @@ def test_what_a_box_was_cut_off_from_is_answered_by_its_heir_once(broker):
                 for number in range(10):
                     peer.send(ASKED, {"id": str(number), "prompt": "q"})
                 await peer.wait(ANSWERED, 8)
-                cut(transport, port=1)
+                cut(transport)
                 answers = await peer.wait(ANSWERED, 10)
                 assert by(peer) == {"a": 10}
                 assert heir.pool.taken_over == 1
                 gone.gate.set()
-                cut(transport, port=broker.port) if transport._pool._line.connection else None
-                transport._config = structs.replace(transport._config, port=broker.port)
+                mend(transport, broker)
                 await until(lambda: transport.pool.boxes == heir.pool.boxes == 1, "it is back")
                 peer.send(ASKED, {"id": "last", "prompt": "q"})
                 await until(lambda: any(one["id"] == "last" for one in peer.documents(ANSWERED)))
@@ -223,13 +226,14 @@ def test_what_no_box_has_is_refused_at_once_and_what_an_absent_box_has_within_it
     async def scenario():
         away = Box("qwen3.5-4b")
         away.ready = False
-        async with pool(broker, Box(), away) as (_, peer):
+        async with pool(broker, Box(), away) as ((here, absent), peer):
+            await until(lambda: not absent._pool._filters, "it listens to nothing")
             peer.send(ASKED, {"id": "1", "prompt": "q", "ttl_s": 600, "needs": {"vision": True}})
             peer.send(ASKED, {"id": "2", "prompt": "q", "ttl_s": 2, "needs": {"model": "qwen3.5-4b"}})
             found = {one["id"]: one["error"]["code"] for one in await peer.wait(ANSWERED, 2)}
             assert found == {"1": "no_box", "2": "no_box"}
             peer.send(ASKED, {"id": "3", "prompt": "q", "needs": {"model": "qwen3.5-4b"}})
-            await until(lambda: any(one.pool.waiting for one in _))
+            await until(lambda: here.pool.waiting == 1)
             away.ready = True
             assert (await peer.wait(ANSWERED, 3))[-1]["node"] == "b"
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from edged.api.attention import flash_attention, scores_bytes
+
 if TYPE_CHECKING:
     from edgectl.planning.catalog import Geometry
 
@@ -38,15 +40,29 @@ def logit_rows(geometry: Geometry, slots: int, ubatch_tokens: int) -> int:
     return slots + (0 if forgets else min(DRAFT_TOKENS, ubatch_tokens - 1))
 
 
-def compute_buffer_bytes(geometry: Geometry, *, cells: int, slots: int, ubatch_tokens: int) -> int:
-    """The buffer for steps of ``ubatch_tokens`` on ``slots`` sequences of ``cells`` cells each."""
-    mask_bytes = cells * _F16  # which cells a token may see
+def compute_buffer_bytes(
+    geometry: Geometry, *, cells: int, slots: int, ubatch_tokens: int, quantized: bool = False
+) -> int:
+    """The buffer for steps of ``ubatch_tokens`` on ``slots`` sequences of ``cells`` cells each.
+
+    ``quantized``: the cache is.
+    """
+    flash = flash_attention(
+        head_dim=geometry.head_dim,
+        heads=geometry.heads,
+        cells=cells,
+        ubatch_tokens=ubatch_tokens,
+        quantized=quantized,
+    )
+    scores = 0 if flash else scores_bytes(geometry.heads, cells, ubatch_tokens)
+    mask_bytes = cells * (_F16 if flash else _F32)  # which cells a token may see
     # DeltaNet works on a copy of each sequence's state and makes a new one.
     states = 2 * (geometry.convolution_state + geometry.matrix_state) * _F32
     rows = logit_rows(geometry, slots, ubatch_tokens)
     logits = rows * geometry.vocab * _F32
     widest = max(
-        ubatch_tokens * max(_feed_forward(geometry), _attention(geometry)) * _F32,
+        ubatch_tokens * _feed_forward(geometry) * _F32,
+        ubatch_tokens * _attention(geometry) * _F32 + scores,
         ubatch_tokens * _delta_net(geometry) * _F32 + slots * states,
         logits + rows * geometry.hidden * _F32,
     )

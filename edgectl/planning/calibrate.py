@@ -61,7 +61,7 @@ _ATTENTIVE: Final = Geometry(
     tied_embeddings=True,
 )  # fmt: skip
 _NARROW_HEADED: Final = Geometry(
-    layers=4, hidden=512, feed_forward=512, heads=32, kv_heads=4, head_dim=64, vocab=VOCAB,
+    layers=4, hidden=512, feed_forward=512, heads=16, kv_heads=4, head_dim=64, vocab=VOCAB,
     tied_embeddings=True,
 )  # fmt: skip
 

@@ -137,19 +137,21 @@ def reserved_logits_bytes(geometry: Geometry, rows: int) -> int:
     return rows * geometry.vocab * _F32
 
 
-def _compute_bytes(geometry: Geometry, cells: int, slots: int, ubatch_tokens: int, *, rotated: bool) -> int:
+def _compute_bytes(geometry: Geometry, cells: int, slots: int, ubatch_tokens: int, *, quantized: bool) -> int:
     """All that a step works in: activations, graphs, logits, candidates, and the notes about cells."""
     window = window_cells_per_sequence(geometry.sliding_window, cells, ubatch_tokens)
     noted = cells + (window if geometry.sliding_layers else 0)
     return (
-        compute_buffer_bytes(geometry, cells=noted, slots=slots, ubatch_tokens=ubatch_tokens)
+        compute_buffer_bytes(
+            geometry, cells=noted, slots=slots, ubatch_tokens=ubatch_tokens, quantized=quantized
+        )
         + graph_bytes(geometry, ubatch_tokens)
         # The output buffer (llama-context.cpp, output_reserve).
         + reserved_logits_bytes(geometry, logit_rows(geometry, slots, ubatch_tokens))
         + slots * geometry.vocab * CANDIDATE_BYTES  # llama-sampler.cpp: each chain keeps its own
         + slots * noted * (CELL_BYTES + USED_CELL_BYTES)
         # A quantized cache is rotated first, by one matrix for keys and one for values (llama-kv-cache.cpp).
-        + (2 * geometry.head_dim**2 * _F32 if rotated else 0)
+        + (2 * geometry.head_dim**2 * _F32 if quantized else 0)
     )
 
 
@@ -189,7 +191,7 @@ def estimate_memory(
             kv_type=kv_type,
         ),
         state_bytes=state_bytes_per_sequence(geometry) * slots,
-        compute_bytes=_compute_bytes(geometry, cells, slots, ubatch_tokens, rotated=kv_type != "f16"),
+        compute_bytes=_compute_bytes(geometry, cells, slots, ubatch_tokens, quantized=kv_type != "f16"),
         tokenizer_bytes=TOKEN_BYTES * geometry.vocab + MERGE_BYTES * _merges(geometry),
     )
 

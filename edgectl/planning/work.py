@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from edgectl.models.tensor_plan import follows_rules, tensor_plan
 from edgectl.models.tensor_shapes import layer_of
+from edged.api.attention import WIDE_HEAD
 
 if TYPE_CHECKING:
     from edgectl.models.gguf import Header
@@ -19,8 +20,6 @@ __all__ = ["ShapedTensor", "Work", "work_of_file", "work_of_header", "work_of_te
 
 STATE_HEAD_DIM: Final = 128  # of a Gated DeltaNet layer; the same in every Qwen3.5
 STATE_ELEMENT_BYTES: Final = 4  # recurrent state is always F32
-# Measured with AVX-512: an element of a head of 64 costs four to six times one of a head of 256.
-WIDE_HEAD: Final = 128
 # Of six layers of gemma3 five look back no further than the window (llama.cpp, src/models/gemma3.cpp).
 _GEMMA3_PERIOD: Final = 6
 

@@ -109,6 +109,18 @@ def test_one_state_starts_many_sequences_and_they_do_not_mix(backend, prompt):
         assert near(logits(backend, evaluate(backend, seq, ending, 40)), expected[seq - 1])
 
 
+def test_a_sequence_that_moved_goes_on_to_the_last_bit_and_its_place_is_free_at_once(backend, prompt):
+    evaluate(backend, 0, prompt[:-1])
+    evaluate(backend, 2, prompt[:-1])
+    expected = logits(backend, evaluate(backend, 0, prompt[-1:], len(prompt) - 1))
+    backend.move(2, 1)
+    others = prompt[::-1][:20]
+    taken = logits(backend, evaluate(backend, 2, others))
+    assert logits(backend, evaluate(backend, 1, prompt[-1:], len(prompt) - 1)) == expected
+    backend.forget(0)
+    assert taken == logits(backend, evaluate(backend, 0, others))
+
+
 def test_restoring_replaces_what_the_sequence_held(backend, prompt):
     evaluate(backend, 0, prompt[:50])
     state = backend.save(0)

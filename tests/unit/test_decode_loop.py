@@ -85,6 +85,35 @@ def test_cancelling_what_is_over_or_unknown_says_nothing():
     assert stage.said == said
 
 
+def test_answers_move_up_so_that_the_engine_finds_them_side_by_side(monkeypatch):
+    stage = Stage(slots=5)
+    sequences: list[list[int]] = []
+    step = stage.backend.step
+
+    def watched(runs):
+        sequences.append(sorted(run.seq for run in runs))
+        return step(runs)
+
+    monkeypatch.setattr(stage.backend, "step", watched)
+    for key in range(5):
+        stage.start(key, "n" * (2 if key in {1, 3} else 40))
+    stage.play()
+    assert [0, 1, 2, 3, 4] in sequences
+    first, _, last = sequences[-10]
+    assert last - first == 2
+    assert all(stage.text(key) == "echo: " + "n" * 40 for key in (0, 2, 4))
+
+
+def test_an_answer_that_is_nearly_done_does_not_move(monkeypatch):
+    stage = Stage(slots=3)
+    moves: list[tuple[int, int]] = []
+    monkeypatch.setattr(stage.backend, "move", lambda seq, to: moves.append((seq, to)))
+    for key in range(3):
+        stage.start(key, "n" * 20, max_tokens=4 if key == 1 else 9)
+    stage.play()
+    assert moves == []
+
+
 def test_start_and_cancel_in_one_breath_end_once():
     stage = Stage()
     stage.start(1, "a")

@@ -50,7 +50,7 @@ def plan_step(work: Sequence[Work], budget: int) -> list[Share]:
     oldest = prompts[0]
     granted = {oldest.slot: min(oldest.pending, max(1, left // OLDEST_SHARE))}
     left -= granted[oldest.slot]
-    for item in sorted(prompts, key=lambda item: (-item.priority, item.pending)):
+    for item in sorted(prompts, key=lambda item: (-item.priority, item.pending - granted.get(item.slot, 0))):
         before = granted.get(item.slot, 0)
         more = min(item.pending - before, left)
         left -= more

@@ -116,6 +116,7 @@ class DecodeLoop:
                 continue
             self._waiting.remove(request.order.key)
             self._admit(request)
+        slots.close_ranks()
         at_work, scoring = slots.at_work, slots.scoring
         self._busy(not self.idle)
         if at_work:

@@ -160,6 +160,9 @@ class Backend(Protocol):
         Raises StateError when it is none of this engine, model and options; ``seq`` is empty then.
         """
 
+    def move(self, seq: int, to: int) -> None:
+        """Make ``to``, which is empty, the sequence ``seq`` from the next step on; ``seq`` is empty then."""
+
     def truncate(self, seq: int, length: int) -> bool:
         """Cut a sequence back to its first ``length`` tokens.
 

@@ -196,6 +196,9 @@ class FakeBackend:
             raise StateError(f"the saved state is no sequence of {length} tokens")
         self._cells[seq] = list(words[2:])
 
+    def move(self, seq: int, to: int) -> None:
+        self._cells[to] = self._cells.pop(seq, [])
+
     def truncate(self, seq: int, length: int) -> bool:
         cells = self._cells.get(seq, [])
         if length < len(cells) and not self.can_truncate:

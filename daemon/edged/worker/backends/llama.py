@@ -17,8 +17,10 @@ from edged.api.status import MemoryParts
 from edged.host.procfs import anon_bytes
 from edged.worker.accounting import EngineBuffers
 from edged.worker.backends.base import LoadError, Run, StateError, StepError, new_state
+from edged.worker.backends.llama_context import context_params
 from edged.worker.backends.llama_drafts import draft_tokens, is_recurrent
-from edged.worker.backends.llama_embedding import pooling_of, prepare, vector
+from edged.worker.backends.llama_embedding import pooling_of, vector
+from edged.worker.backends.llama_metadata import metadata
 from edged.worker.backends.llama_sampler import LlamaSampler, Logits, log_softmax, logits_at, top
 from edged.worker.reasoning import CLOSE, OPEN
 from edged.worker.template import ChatTemplate, TemplateError
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edged.worker.llama")
 
-KV_TYPES = {"f16": api.GGML_TYPE_F16, "q8_0": api.GGML_TYPE_Q8_0}
 # Tags that say what the text around them is; in some models they are control tokens.
 MARKERS = (OPEN, CLOSE, CALL, END_CALL)
 CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -67,7 +68,7 @@ class LlamaBackend:
         self.rows += drafts
         self.pooling = pooling
         self.memory = MemoryParts()
-        self.model_name = self._meta("general.name") or "model"
+        self.model_name = metadata(model, "general.name") or "model"
         self._template = self._chat_template()
 
     # --- text and tokens ------------------------------------------------------------------
@@ -107,9 +108,10 @@ class LlamaBackend:
 
     def step(self, runs: Sequence[Run]) -> list[int]:
         batch = self._batch
-        rows: list[int] = []
+        rows: dict[int, list[int]] = {}  # sequence → rows
         index = 0
-        for run in runs:
+        # llama.cpp evaluates sequences together only where their numbers follow each other.
+        for run in sorted(runs, key=lambda run: run.seq):
             held = api.llama_memory_seq_pos_max(self._memory, run.seq) + 1
             if run.start != held:  # recurrent memory would take the tokens, and be wrong from then on
                 raise StepError(f"sequence {run.seq} holds {held} tokens; more came for {run.start}")
@@ -122,15 +124,16 @@ class LlamaBackend:
                 batch.seq_id[index][0] = run.seq
                 batch.logits[index] = wanted
                 if wanted:
-                    rows.append(index)
+                    rows.setdefault(run.seq, []).append(index)
                 index += 1
-        if len(rows) > self.rows:  # llama.cpp would abort the process
-            raise StepError(f"the step wants {len(rows)} rows of logits; there is room for {self.rows}")
+        found = [row for run in runs for row in rows.get(run.seq, ())]
+        if len(found) > self.rows:  # llama.cpp would abort the process
+            raise StepError(f"the step wants {len(found)} rows of logits; there is room for {self.rows}")
         batch.n_tokens = index
         status = api.llama_decode(self._context, batch)
         if status != 0:
             raise StepError(f"llama_decode returned {status} for {index} tokens of {len(runs)} sequences")
-        return rows
+        return found
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
         return LlamaSampler(sampling, self._n_vocab, prompt)
@@ -194,6 +197,10 @@ class LlamaBackend:
             self.forget(seq)
             raise StateError(f"a saved sequence has {found} tokens instead of {length}")
 
+    def move(self, seq: int, to: int) -> None:
+        api.llama_memory_seq_cp(self._memory, seq, to, -1, -1)
+        api.llama_memory_seq_rm(self._memory, seq, -1, -1)
+
     def truncate(self, seq: int, length: int) -> bool:
         if length > api.llama_memory_seq_pos_max(self._memory, seq):
             return True
@@ -239,11 +246,6 @@ class LlamaBackend:
             tokens = self._tokenize(text, add_special=False)
             if len(tokens) == 1:
                 yield tokens[0]
-
-    def _meta(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(512)
-        length = api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace") if length > 0 else ""
 
     def _token_text(self, token: int) -> str:
         if token < 0:
@@ -343,7 +345,7 @@ def _load(
         raise
     model_bytes = anon_bytes(os.getpid())
     drafts = 0 if pooling is not None else draft_tokens(model, options)
-    context = api.llama_init_from_model(model, _context_params(options, pooling, drafts))
+    context = api.llama_init_from_model(model, context_params(model, options, pooling, drafts))
     if not context:
         api.llama_model_free(model)
         raise LoadError(
@@ -360,27 +362,3 @@ def _load(
     engine = heard.buffers.parts(logits_bytes=backend.logits_bytes)
     backend.memory = structs.replace(engine, base_bytes=max(0, base_bytes))
     return backend
-
-
-def _context_params(options: EngineOptions, pooling: Pooling | None, drafts: int) -> object:
-    params = api.llama_context_default_params()
-    params.n_ctx = options.context * options.slots
-    params.n_batch = options.ubatch
-    params.n_ubatch = options.ubatch
-    params.n_seq_max = options.slots
-    # Rows of logits that can be asked for at once: one a slot, and one for each token on trial. Without it
-    # n_ubatch × vocabulary is reserved.
-    params.n_outputs_max = options.slots + drafts
-    params.n_rs_seq = drafts  # states of recurrent layers to go back to; others take no notice
-    params.n_threads = options.threads
-    params.n_threads_batch = options.batch_threads or options.threads
-    params.type_k = params.type_v = KV_TYPES[options.kv_type]
-    # A quantized V cache exists only with flash attention.
-    params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_AUTO
-    params.kv_unified = False
-    # Layers that look back a window keep only that: no sequence here is ever cut back to an earlier position.
-    params.swa_full = False
-    params.no_perf = True
-    if pooling is not None:
-        prepare(params, pooling, options)
-    return params

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cpp import llama_cpp as api
 
 from edged.worker.backends.base import LoadError, Pooling
+from edged.worker.backends.llama_metadata import metadata
 
 if TYPE_CHECKING:
     from edged.ipc.messages import EngineOptions
@@ -24,9 +24,9 @@ def pooling_of(model: int, options: EngineOptions) -> Pooling:
 
     Raises LoadError for a model that ranks instead.
     """
-    arch = _meta(model, "general.architecture")
-    causal = _meta(model, f"{arch}.attention.causal") != "false"
-    named = int(_meta(model, f"{arch}.pooling_type") or api.LLAMA_POOLING_TYPE_NONE)
+    arch = metadata(model, "general.architecture")
+    causal = metadata(model, f"{arch}.attention.causal") != "false"
+    named = int(metadata(model, f"{arch}.pooling_type") or api.LLAMA_POOLING_TYPE_NONE)
     if named == api.LLAMA_POOLING_TYPE_RANK:
         raise LoadError("this model ranks texts; it makes no embeddings of them")
     kind = _NAMES.get(named) or ("last" if causal else "mean")
@@ -55,9 +55,3 @@ def prepare(params: Any, pooling: Pooling, options: EngineOptions) -> None:
 def vector(pointer: Any, model: int) -> list[float]:
     """The numbers at ``pointer``, which the last step returned."""
     return list(pointer[: api.llama_model_n_embd_out(model)])
-
-
-def _meta(model: int, key: str) -> str:
-    buffer = ctypes.create_string_buffer(128)
-    length = api.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
-    return buffer.value.decode("utf-8", "replace") if length > 0 else ""

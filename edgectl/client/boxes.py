@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 SERVICE_TYPE = "_edged._tcp.local."
 MAX_BOXES = 256  # what a hostile network can make us ask about
+NUMBERS: dict[str, type[int | float]] = {"load": int, "tok_s": float, "context": int}
 ASK_S = 1.5  # for the address and text of one box, after its name was heard
 
 
 class Box(Struct, frozen=True, kw_only=True):
     """One announcement.
 
-    ``http`` is "yes", "loopback" or "no"; ``mqtt`` is the broker as the box reaches it.
+    ``http`` is "yes", "loopback" or "no"; ``mqtt`` is the broker as the box reaches it. ``load`` is the
+    percentage of its places for requests that were taken, ``tok_s`` the speed of one answer, ``context`` in
+    tokens; None where it said nothing of it.
     """
 
     name: str
@@ -35,6 +38,11 @@ class Box(Struct, frozen=True, kw_only=True):
     auth: str = ""
     mqtt: str = ""
     topic: str = ""
+    health: str = ""
+    load: int | None = None
+    tok_s: float | None = None
+    context: int | None = None
+    pool: str = ""
 
     @property
     def url(self) -> str | None:
@@ -102,11 +110,12 @@ async def _ask(zeroconf: AsyncZeroconf, name: str) -> Box | None:
 def _box(info: AsyncServiceInfo) -> Box:
     """``info`` as a record; what a stranger sent is text of known fields, without control characters."""
     fields = set(Box.__struct_fields__) - {"name", "addresses", "port"}
-    facts = {
+    facts: dict[str, Any] = {
         key: "".join(char for char in value if char.isprintable())
         for key, value in info.decoded_properties.items()
         if key in fields and value is not None
     }
+    facts |= {key: _number(facts[key], kind) for key, kind in NUMBERS.items() if key in facts}
     name = info.name.removesuffix(f".{SERVICE_TYPE}")
     return Box(
         name="".join(char for char in name if char.isprintable()),
@@ -114,3 +123,12 @@ def _box(info: AsyncServiceInfo) -> Box:
         port=info.port or 0,
         **facts,
     )
+
+
+def _number(text: str, kind: type[int | float]) -> float | None:
+    """None for what is no number, or none that a box would say."""
+    try:
+        value = kind(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < 10**9 else None

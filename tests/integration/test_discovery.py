@@ -7,12 +7,16 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
+from zeroconf.asyncio import AsyncZeroconf
 
 from edgectl.client.boxes import Box, find_boxes
+from edgectl.client.census import Sight
 from edgectl.commands.discover import command, show
-from edged.api.config import Config, Http, Model, Mqtt
+from edged.api.config import Config, Http, Model
 from edged.transports import discovery
-from edged.transports.discovery import MAX_TXT_BYTES, Discovery, facts
+from edged.transports.announcement import OPENAI
+from edged.transports.discovery import Discovery
 from tests.integration.mqtt_peer import until
 from tests.integration.scripted_service import ScriptedService
 
@@ -43,6 +47,7 @@ def test_a_box_is_found_with_its_model_and_how_to_reach_it():
     assert box == Box(
         name="attic", addresses=LOOPBACK, port=8642, node="attic", version="0", model="fake Q0",
         http="loopback", path="/v1", auth="no", mqtt="127.0.0.1:1883", topic="edged/attic",
+        health="ok", load=0, tok_s=4.56, context=512,
     )  # fmt: skip
     assert box.url is None
 
@@ -61,6 +66,82 @@ def test_a_box_that_stops_says_goodbye():
         await asyncio.sleep(1)  # it has been heard by now; the goodbye must take it out again
         await box.stop()
         assert await search == []
+
+    asyncio.run(scenario())
+
+
+class Changing(ScriptedService):
+    """A box whose places for requests fill up when a test says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.queued = 0
+
+    def status(self):
+        return structs.replace(super().status(), queue=self.queued, capacity=8)
+
+
+def test_what_changes_about_a_box_is_announced_again():
+    async def scenario():
+        service = Changing()
+        box = Discovery(config(), service, interfaces=LOOPBACK, watch_s=0.1)
+        await box.start(8642)
+        try:
+            await until(lambda: box.announced)
+            service.queued, service.ready = 3, False
+            (found,) = await asyncio.to_thread(find_boxes, 3.0, LOOPBACK)
+            assert (found.load, found.health) == (50, "loading")
+            service.queued, service.ready = 8, True
+            (found,) = await asyncio.to_thread(find_boxes, 3.0, LOOPBACK)
+            assert (found.load, found.health) == (100, "overloaded")
+        finally:
+            await box.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_new_address_is_announced_in_place_of_the_old_one():
+    async def scenario():
+        addresses = [("127.0.0.2",)]
+        box = Discovery(
+            config(), ScriptedService(), interfaces=LOOPBACK, addresses=lambda: addresses[-1], watch_s=0.1
+        )
+        await box.start(8642)
+        try:
+            await until(lambda: box.announced)
+            addresses.append(("127.0.0.3",))
+            (found,) = await asyncio.to_thread(find_boxes, 4.0, LOOPBACK)
+            assert found.addresses == ("127.0.0.3",)
+            assert found.name == "attic"
+            addresses.append(())  # the network is gone: a condition, and found again when it is back
+            await until(lambda: box.condition() is not None)
+            addresses.append(("127.0.0.4",))
+            await until(lambda: box.announced)
+        finally:
+            await box.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_box_that_others_can_use_is_found_as_a_server_of_the_openai_dialect():
+    async def scenario():
+        box = Discovery(
+            config(http=Http(host="0.0.0.0", keys_file="k")), ScriptedService(), interfaces=LOOPBACK
+        )
+        await box.start(8642)
+        zeroconf = AsyncZeroconf(interfaces=list(LOOPBACK))
+        try:
+            await until(lambda: box.announced)
+            info = await zeroconf.async_get_service_info(OPENAI, f"attic.{OPENAI}", timeout=5000)
+            assert info.port == 8642
+            told = info.decoded_properties
+            assert told["path"] == "/v1"
+            assert told["auth"] == "yes"
+            assert told["model"] == "fake Q0"
+            assert "topic" not in told
+        finally:
+            await zeroconf.async_close()
+            await box.stop()
 
     asyncio.run(scenario())
 
@@ -89,19 +170,6 @@ def test_an_address_that_is_not_ours_is_a_condition():
     asyncio.run(scenario())
 
 
-def test_the_facts_say_what_can_be_reached_from_outside():
-    service = ScriptedService()
-    open_http = config(http=Http(host="0.0.0.0", keys_file="/key"), mqtt=Mqtt(enabled=False))
-    assert facts(open_http, service, 8642)["http"] == "yes"
-    assert facts(open_http, service, 8642)["auth"] == "yes"
-    assert "mqtt" not in facts(open_http, service, 8642)
-    assert facts(config(), service, None)["http"] == "no"
-    long = config(mqtt=Mqtt(base="ü" * 400))
-    assert all(
-        len(f"{key}={value}".encode()) <= MAX_TXT_BYTES for key, value in facts(long, service, 1).items()
-    )
-
-
 def test_addresses_are_shown_as_they_work_from_here():
     box = Box(name="a", addresses=("192.0.2.7",), port=8642, http="yes", mqtt="127.0.0.1:1883")
     assert box.url == "http://192.0.2.7:8642"
@@ -121,11 +189,13 @@ def test_the_command_helps_when_nothing_is_found():
 
 
 def test_the_command_shows_strangers_as_text(capsys):
-    show([Box(name="[red]x", addresses=("192.0.2.7",), port=1, model="[link=http://evil]m", http="loopback")])
+    evil = Box(name="[red]x", addresses=("192.0.2.7",), port=1, model="[link=http://evil]m", http="loopback")
+    show([Sight(box=evil, problem="says \x1b[31m")])
     shown = capsys.readouterr().out
     assert "[red]x" in shown
     assert "[link=http://evil]m" in shown
     assert "on the box only" in shown
+    assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "61", "x"])

@@ -7,6 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+Health = Literal["ok", "degraded", "loading", "overloaded"]
+
 
 class ServiceState(StrEnum):
     STARTING = "starting"
@@ -204,3 +206,17 @@ class Status(Struct, frozen=True, kw_only=True):
     predicted: Prediction | None = None  # None: there is no plan
     latencies: Latencies | None = None
     schema: int = 1
+
+    @property
+    def load(self) -> float:
+        """Share of the places for requests that are taken: 0 idle, 1 full; 0 where it is not known."""
+        return (self.queue + self.running) / self.capacity if self.capacity else 0.0
+
+    @property
+    def health(self) -> Health:
+        """The whole in one word."""
+        if self.state in {ServiceState.STARTING, ServiceState.LOADING}:
+            return "loading"
+        if self.load >= 1:
+            return "overloaded"
+        return "ok" if self.state is ServiceState.READY and not self.conditions else "degraded"

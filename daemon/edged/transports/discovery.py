@@ -1,4 +1,4 @@
-"""Announces this box on the local network by multicast DNS, as ``_edged._tcp``."""
+"""Announces this box on the local network by multicast DNS, and again when something about it changed."""
 
 from __future__ import annotations
 
@@ -9,32 +9,48 @@ import logging
 from typing import TYPE_CHECKING
 
 from edged.api.status import Condition
-from edged.host.config import is_loopback
+from edged.transports.announcement import announcements, is_news
 
 if TYPE_CHECKING:
-    from zeroconf.asyncio import AsyncZeroconf
+    from collections.abc import Callable
+
+    from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
     from edged.api.config import Config
+    from edged.transports.announcement import Facts
     from edged.transports.port import Service
 
 log = logging.getLogger(__name__)
 
-SERVICE_TYPE = "_edged._tcp.local."
-RETRY_S = 60.0  # a box that boots before its network has an address soon after
+# Also how long a network may have changed unnoticed; below the ten updates a minute of RFC 6762, section 8.4.
+WATCH_S = 10.0
 GOODBYE_S = 2.0  # the farewell is three datagrams, 125 ms apart (RFC 6762, section 10.1)
-MAX_TXT_BYTES = 255  # of one key=value pair (RFC 6763, section 6.1)
 
 
 class Discovery:
     """``start`` returns at once; a network without multicast is a condition and nothing more."""
 
-    def __init__(self, config: Config, service: Service, *, interfaces: tuple[str, ...] = ()) -> None:
-        """``interfaces`` are local addresses to announce on; empty: all networks of this computer."""
+    def __init__(
+        self,
+        config: Config,
+        service: Service,
+        *,
+        interfaces: tuple[str, ...] = (),
+        addresses: Callable[[], tuple[str, ...]] | None = None,
+        watch_s: float = WATCH_S,
+    ) -> None:
+        """``interfaces`` are local addresses to announce on; empty: all networks of this computer.
+
+        ``addresses`` finds those under which the box is reached; default: those of its networks.
+        """
         self._config = config
         self._service = service
         self._interfaces = interfaces
+        self._find_addresses = addresses or (lambda: interfaces or local_addresses())
+        self._watch_s = watch_s
         self._http_port: int | None = None
         self._zeroconf: AsyncZeroconf | None = None
+        self._told: dict[str, tuple[AsyncServiceInfo, Facts]] = {}  # by service type
         self._task: asyncio.Task[None] | None = None
         self._trouble = "no attempt was made yet"
 
@@ -67,20 +83,21 @@ class Discovery:
     async def _run(self) -> None:
         while True:
             try:
-                await self._announce()
+                addresses = self._find_addresses()
+                await self._announce(addresses)
+                await self._keep_up(addresses)
+                log.info("the addresses of this computer changed: announcing it anew")
             except Exception as error:  # noqa: BLE001 - a task root: networks fail in many ways, none of them fatal
-                await self._close()
                 self._fail(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-            else:
-                return
-            await asyncio.sleep(RETRY_S)
+            await self._close()
+            if self._trouble:
+                await asyncio.sleep(self._watch_s)
 
-    async def _announce(self) -> None:
+    async def _announce(self, addresses: tuple[str, ...]) -> None:
         # Measured: +3.2 MiB resident, which a box without discovery need not spend.
         from zeroconf import InterfaceChoice, IPVersion  # noqa: PLC0415 - paid for by those who use it
-        from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf  # noqa: PLC0415 - the same
+        from zeroconf.asyncio import AsyncZeroconf  # noqa: PLC0415 - the same
 
-        addresses = self._interfaces or local_addresses()
         if not addresses:
             raise OSError("this computer has no network address")
         four = any("." in address for address in addresses)
@@ -88,18 +105,39 @@ class Discovery:
             interfaces=list(self._interfaces) or InterfaceChoice.All,
             ip_version=IPVersion.V4Only if four else IPVersion.V6Only,
         )
-        info = AsyncServiceInfo(
-            SERVICE_TYPE,
-            f"{self._config.node}.{SERVICE_TYPE}",
+        for kind, facts in self._facts().items():
+            info = self._info(kind, f"{self._config.node}.{kind}", facts, addresses)
+            # A second box of the same name gets "name-2": found under a strange name beats not found.
+            await (await self._zeroconf.async_register_service(info, allow_name_change=True))
+            self._told[kind] = (info, facts)
+            log.info("announced as %s on port %d", info.name, info.port)
+        self._trouble = ""
+
+    async def _keep_up(self, addresses: tuple[str, ...]) -> None:
+        """Tell what changes about the box; returns when its addresses are not ``addresses`` any more."""
+        while self._find_addresses() == addresses:
+            await asyncio.sleep(self._watch_s)
+            for kind, facts in self._facts().items():
+                info, before = self._told[kind]
+                if self._zeroconf is not None and is_news(before, facts):
+                    fresh = self._info(kind, info.name, facts, addresses)
+                    await (await self._zeroconf.async_update_service(fresh))
+                    self._told[kind] = (fresh, facts)
+
+    def _facts(self) -> dict[str, Facts]:
+        return announcements(self._config, self._service.status(), self._http_port)
+
+    def _info(self, kind: str, name: str, facts: Facts, addresses: tuple[str, ...]) -> AsyncServiceInfo:
+        from zeroconf.asyncio import AsyncServiceInfo  # noqa: PLC0415 - as in _announce
+
+        return AsyncServiceInfo(
+            kind,
+            name,
             port=self._http_port or self._config.mqtt.port,
             parsed_addresses=list(addresses),
-            properties=facts(self._config, self._service, self._http_port),
+            properties=dict(facts),
             server=f"{self._config.node}.local.",
         )
-        # A second box of the same name gets "name-2": found under a strange name beats not found.
-        await (await self._zeroconf.async_register_service(info, allow_name_change=True))
-        self._trouble = ""
-        log.info("announced as %s on port %d", info.name, info.port)
 
     def _fail(self, why: str) -> None:
         if self._trouble != why:
@@ -108,32 +146,10 @@ class Discovery:
 
     async def _close(self) -> None:
         zeroconf, self._zeroconf = self._zeroconf, None
+        self._told.clear()
         if zeroconf is not None:
             with contextlib.suppress(TimeoutError, OSError):
                 await asyncio.wait_for(zeroconf.async_close(), GOODBYE_S)
-
-
-def facts(config: Config, service: Service, http_port: int | None) -> dict[str, str]:
-    """The TXT record (RFC 6763, section 6): what a client needs to know before it connects.
-
-    ``http`` is ``no``, ``loopback`` (only the box itself can use it) or ``yes``; ``path`` and ``auth``
-    belong to it. ``mqtt`` is the broker as the box reaches it, ``topic`` the root of its topics.
-    """
-    info = service.info()
-    found = {
-        "node": config.node,
-        "version": info.version,
-        "model": f"{info.model.name} {info.model.quant}".strip(),
-        "http": "no",
-    }
-    if http_port is not None:
-        found["http"] = "loopback" if is_loopback(config.http.host) else "yes"
-        found["path"] = "/v1"
-        found["auth"] = "yes" if config.http.keys_file else "no"
-    if config.mqtt.enabled:
-        found["mqtt"] = f"{config.mqtt.host}:{config.mqtt.port}"
-        found["topic"] = f"{config.mqtt.base}/{config.node}"
-    return {key: _cut(value, MAX_TXT_BYTES - len(key) - 1) for key, value in found.items()}
 
 
 def local_addresses() -> tuple[str, ...]:
@@ -152,7 +168,3 @@ def local_addresses() -> tuple[str, ...]:
 def _reachable(address: str) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
     return not (parsed.is_loopback or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified)
-
-
-def _cut(text: str, limit_bytes: int) -> str:
-    return text.encode()[:limit_bytes].decode("utf-8", "ignore")

@@ -87,6 +87,7 @@ class Reporting:
                 max_reply_bytes=config.limits.max_reply_bytes,
             ),
             features=EMBEDDING_FEATURES if config.model.embeddings else FEATURES,
+            pool=config.pool.name if config.pool.enabled else "",
         )
 
 

@@ -163,6 +163,7 @@ class Info(Struct, frozen=True, kw_only=True):
     board: str
     limits: Limits
     features: tuple[str, ...]
+    pool: str = ""  # whose work it shares
 
 
 class Counters(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from msgspec import structs
 from edgectl.errors import NothingFits
 from edgectl.install.desired import FAKE_SUFFIX, Chosen, with_plan
 from edgectl.install.model_file import entry_of
-from edgectl.planning.catalog import Catalog, find_file, load_catalog
+from edgectl.planning.catalog import Catalog, load_catalog
 from edgectl.planning.plan import Wishes, best_candidate, plan
 from edgectl.planning.reason import why_not
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from edgectl.device import Device
     from edgectl.models.refs import Ref
+    from edgectl.planning.candidate import Candidate
     from edgectl.planning.catalog import ModelEntry
-    from edgectl.planning.plan import Plan
     from edgectl.planning.speed import DeviceSpeed
     from edgectl.probe import DeviceProfile
     from edged.api.config import Config
@@ -47,24 +47,44 @@ def settings_within(
     catalog = Catalog((_entry(ref, path),))
     limit_bytes: int | None = None
     for _ in range(ROUNDS):
-        chosen = _plan(catalog, ref, _with_memory(device, held_bytes, limit_bytes), profile, speed)
-        found = Chosen(plan=chosen, model_path=path, sha256=ref.sha256, board=config.board)
+        result = plan(
+            _with_memory(device, held_bytes, limit_bytes), profile, catalog, Wishes(model=ref.spec),
+            stored_sha256=[ref.sha256], speed=speed,
+        )  # fmt: skip
+        if result.choice is None:
+            raise _too_large(ref, best_candidate(result), config if limit_bytes is not None else None)
+        found = Chosen(plan=result.choice, model_path=path, sha256=ref.sha256, board=config.board)
         wanted = with_plan(config, found)
         excess = max(
             _excess(wanted.memory.budget_mib, config.memory.budget_mib),
             _excess(wanted.memory.cgroup_max_mib, config.memory.cgroup_max_mib),
         )
         if not excess:
-            model = structs.replace(wanted.model, name=ref.model, quant=ref.quant)
-            if ref.filename.endswith(FAKE_SUFFIX):
-                model = structs.replace(model, backend="fake")
-            memory = structs.replace(config.memory, cache_mib=wanted.memory.cache_mib)
-            return structs.replace(wanted, model=model, memory=memory)
-        limit_bytes = chosen.unit_memory_max_bytes - excess * MIB
-    raise _too_large(ref, "no settings are small enough")
+            return _kept(wanted, config, ref)
+        limit_bytes = result.choice.unit_memory_max_bytes - excess * MIB
+    raise _too_large(ref, best_candidate(result), config)
 
 
-def _too_large(ref: Ref, why: str) -> NothingFits:
+def _kept(wanted: Config, config: Config, ref: Ref) -> Config:
+    """``wanted`` with the limits of ``config`` and the names of the store."""
+    model = structs.replace(wanted.model, name=ref.model, quant=ref.quant)
+    if ref.filename.endswith(FAKE_SUFFIX):
+        model = structs.replace(model, backend="fake")
+    memory = structs.replace(config.memory, cache_mib=wanted.memory.cache_mib)
+    return structs.replace(wanted, model=model, memory=memory)
+
+
+def _too_large(ref: Ref, smallest: Candidate, config: Config | None) -> NothingFits:
+    """``config`` is given where its limits decide, and not the memory of the computer."""
+    why = why_not(smallest)
+    if config is not None:
+        engine_mib = -(-smallest.settings.worker_bytes // MIB)
+        why = f"its engine takes {engine_mib} MiB at least, memory.budget_mib is {config.memory.budget_mib}"
+        if config.memory.cgroup_max_mib:
+            file_mib = -(-smallest.download_bytes // MIB)
+            why += (
+                f"; with the file {engine_mib + file_mib}, cgroup_max_mib is {config.memory.cgroup_max_mib}"
+            )
     return NothingFits(
         f"{ref.spec} does not fit the memory limits of this box: {why}",
         hint=f"on the box: `sudo edgectl install --model {ref.spec}` plans the limits anew",
@@ -80,16 +100,6 @@ def _entry(ref: Ref, path: Path) -> ModelEntry:
     entry = entry_of(path, ref.filename)
     file = structs.replace(entry.files[0], quant=ref.quant, sha256=ref.sha256)
     return structs.replace(entry, id=ref.model, files=(file,))
-
-
-def _plan(
-    catalog: Catalog, ref: Ref, device: Device, profile: DeviceProfile | None, speed: DeviceSpeed
-) -> Plan:
-    wishes = Wishes(model=f"{ref.model}:{find_file(catalog.models[0], ref.quant).quant}")
-    result = plan(device, profile, catalog, wishes, stored_sha256=[ref.sha256], speed=speed)
-    if result.choice is None:
-        raise _too_large(ref, why_not(best_candidate(result)))
-    return result.choice
 
 
 def _with_memory(device: Device, held_bytes: int, limit_bytes: int | None) -> Device:

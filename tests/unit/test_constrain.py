@@ -31,7 +31,7 @@ TOOLS = (
                     "city": {"type": "string"},
                     "unit": {"enum": ["C", "F"]},
                     "days": {"type": "integer", "minimum": 1, "maximum": 7},
-                    "odd": {"type": "number", "multipleOf": 3},
+                    "odd": {"type": "number", "multipleOf": 0.5},
                 },
                 "required": ["city", "days"],
             }

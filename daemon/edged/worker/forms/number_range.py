@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from edged.worker.forms.grammar import Chars, Part, Repeat, Seq, alt, optional
 from edged.worker.forms.json_parts import DIGIT, MAX_DIGITS
+from edged.worker.forms.multiples import multiples
 
 MAX_BOUND_DIGITS = 20  # on either side of the point of a bound
 _SPARE_DIGITS = 6  # a number just beside an open bound may need more digits than the bound
@@ -20,10 +21,10 @@ class Bound(Struct, frozen=True):
     open: bool = False
 
 
-def between(low: Bound | None, high: Bound | None, *, whole: bool) -> Part | None:
-    """Numbers from ``low`` to ``high`` without exponents; with ``whole`` integers only.
+def between(low: Bound | None, high: Bound | None, *, step: int | None = None) -> Part | None:
+    """Numbers from ``low`` to ``high`` without exponents; with a ``step`` its multiples only.
 
-    None when there are none. Raises ValueError for a bound of too many digits.
+    None when there are none. Raises ValueError for a bound of too many digits, or too large a step.
     """
     for bound in (low, high):
         if bound is not None:
@@ -31,40 +32,40 @@ def between(low: Bound | None, high: Bound | None, *, whole: bool) -> Part | Non
     zero = Bound(Decimal(0))
     options: list[Part] = []
     if high is None or high.value >= 0:
-        options += _magnitudes(zero if low is None or low.value < 0 else low, high, whole=whole)
+        options += _magnitudes(zero if low is None or low.value < 0 else low, high, step)
     if low is None or low.value < 0:
         least = _negated(high) if high is not None and high.value < 0 else Bound(Decimal(0), open=True)
         most = None if low is None else _negated(low)
-        options += [Seq(("-", part)) for part in _magnitudes(least, most, whole=whole)]
+        options += [Seq(("-", part)) for part in _magnitudes(least, most, step)]
     return alt(*options) if options else None
 
 
 def _check(value: Decimal) -> None:
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int) or max(-exponent, value.adjusted()) >= MAX_BOUND_DIGITS:
-        raise ValueError(f"{value} has too many digits")
+        raise ValueError(f"the bound {value} has too many digits")
 
 
 def _negated(bound: Bound) -> Bound:
     return Bound(-bound.value, bound.open)
 
 
-def _magnitudes(low: Bound, high: Bound | None, *, whole: bool) -> list[Part]:
+def _magnitudes(low: Bound, high: Bound | None, step: int | None) -> list[Part]:
     """Numbers of at least 0 without a sign."""
     if high is None:
         digits = max(MAX_DIGITS, len(str(_floor(low.value))) + 1)
         high = Bound(Decimal(10) ** digits, open=True)
     if low.value > high.value or (low.value == high.value and (low.open or high.open)):
         return []
-    return _wholes(low, high) if whole else _decimals(low, high)
+    return _decimals(low, high) if step is None else _wholes(low, high, step)
 
 
-def _wholes(low: Bound, high: Bound) -> list[Part]:
+def _wholes(low: Bound, high: Bound, step: int) -> list[Part]:
     first = -_floor(-low.value)
     last = _floor(high.value)
     first += low.open and first == low.value
     last -= high.open and last == high.value
-    return _naturals(first, last)
+    return _naturals(first, last) if step == 1 else multiples(step, first, last)
 
 
 def _decimals(low: Bound, high: Bound) -> list[Part]:

@@ -7,10 +7,13 @@ A keyword that would have to be ignored is refused by its name and place.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from edged.worker.forms import json_parts as parts
 from edged.worker.forms.grammar import Alt, Grammar, Part, Ref, Repeat, Seq, alt
+from edged.worker.forms.pattern import PatternError, text_like
+from edged.worker.forms.schema_keywords import ANNOTATIONS, COMBINING, check_known, types
+from edged.worker.forms.schema_merge import Merger, listed
 from edged.worker.forms.schema_values import (
     SchemaError,
     bounds,
@@ -22,31 +25,8 @@ from edged.worker.forms.schema_values import (
     string,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 MAX_DEPTH = 64
 MAX_PLACES = 4000  # schemas inside the schema
-
-# What describes values and does not bound them.
-_ANNOTATIONS = frozenset(
-    [
-        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("$schema", "$id", "$comment", "$anchor", "$defs", "definitions"),
-        *("discriminator", "contentMediaType", "contentEncoding"),
-    ]
-)
-_KEYWORDS: dict[str, frozenset[str]] = {
-    "object": frozenset(["properties", "required", "additionalProperties"]),
-    "array": frozenset(["items", "prefixItems", "minItems", "maxItems", "uniqueItems"]),
-    "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
-    "number": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]),
-    "boolean": frozenset(),
-    "null": frozenset(),
-}
-_KEYWORDS["integer"] = _KEYWORDS["number"]
-_SHARED = frozenset(["type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"])
-_KNOWN = _ANNOTATIONS | _SHARED | frozenset().union(*_KEYWORDS.values())
 
 
 def grammar_of(schema: Any) -> Grammar:
@@ -67,6 +47,7 @@ class SchemaReader:
         self._document = document
         self._prefix = prefix
         self._places = 0
+        self._merger = Merger(self.resolve)
         self.rules: dict[str, Part] = dict(parts.VALUES)
 
     def part(self, schema: Any, place: str, depth: int = 0, within: frozenset[str] = frozenset()) -> Part:
@@ -86,22 +67,18 @@ class SchemaReader:
             return parts.VALUE
         if not isinstance(schema, dict):
             refuse(place, "nothing is allowed" if schema is False else "must be a schema")
-        for keyword in schema:
-            if keyword not in _KNOWN and not (keyword == "multipleOf" and schema[keyword] == 1):
-                refuse(f"{place}.{keyword}", "this keyword is not supported")
-        for keyword, read in (
-            ("$ref", self._reference),
-            ("allOf", self._all),
-            ("anyOf", self._any),
-            ("oneOf", self._one),
-        ):
-            if keyword in schema:
-                _alone(schema, keyword, place)
-                return read(schema[keyword], f"{place}.{keyword}", depth, within)
+        check_known(schema, place)
+        combining = schema.keys() & COMBINING
+        if len(combining) == 1 and not schema.keys() - ANNOTATIONS - combining:
+            (keyword,) = combining
+            read = {"$ref": self._reference, "allOf": self._all, "anyOf": self._any, "oneOf": self._one}
+            return read[keyword](schema[keyword], f"{place}.{keyword}", depth, within)
+        if combining:
+            return self._merged(schema, place, depth, within)
         if "const" in schema or "enum" in schema:
-            kinds = _types(schema, place) if "type" in schema else None
-            return constants(schema, kinds, _ANNOTATIONS, place)
-        options = [self._typed(kind, schema, place, depth) for kind in _types(schema, place)]
+            kinds = types(schema, place) if "type" in schema else None
+            return constants(schema, kinds, ANNOTATIONS, place)
+        options = [self._typed(kind, schema, place, depth) for kind in types(schema, place)]
         return alt(*options)
 
     def _typed(self, kind: str, schema: dict[str, Any], place: str, depth: int) -> Part:
@@ -128,20 +105,24 @@ class SchemaReader:
         return Ref(name)
 
     def _any(self, schemas: Any, place: str, depth: int, within: frozenset[str]) -> Part:
-        return alt(*(self.part(one, at, depth + 1, within) for one, at in _listed(schemas, place)))
+        return alt(*(self.part(one, at, depth + 1, within) for one, at in listed(schemas, place)))
 
     def _one(self, schemas: Any, place: str, depth: int, within: frozenset[str]) -> Part:
-        for (first, _), (second, _) in itertools.combinations(_listed(schemas, place), 2):
+        for (first, _), (second, _) in itertools.combinations(listed(schemas, place), 2):
             if not self._apart(first, second, place):
                 why = "the schemas must differ in their types or in a constant property; anyOf need not"
                 refuse(place, why)
         return self._any(schemas, place, depth, within)
 
     def _all(self, schemas: Any, place: str, depth: int, within: frozenset[str]) -> Part:
-        listed = list(_listed(schemas, place))
-        if len(listed) > 1:
-            refuse(place, "more than one schema is not supported")
-        return self.part(listed[0][0], listed[0][1], depth + 1, within)
+        found = list(listed(schemas, place))
+        if len(found) > 1:
+            return self._merged({"allOf": schemas}, place.removesuffix(".allOf"), depth, within)
+        return self.part(*found[0], depth + 1, within)
+
+    def _merged(self, schema: dict[str, Any], place: str, depth: int, within: frozenset[str]) -> Part:
+        merged, followed = self._merger.merged(schema, place, within)
+        return self.part(merged, place, depth + 1, followed)
 
     def resolve(self, pointer: Any, place: str) -> Any:
         """The schema a reference means. Raises SchemaError."""
@@ -167,7 +148,7 @@ class SchemaReader:
         if values[0] is not None and values[1] is not None:
             return not any(value in values[1] for value in values[0])
         kinds = [
-            {"number" if kind == "integer" else kind for kind in _types(this, place)} for this in (one, other)
+            {"number" if kind == "integer" else kind for kind in types(this, place)} for this in (one, other)
         ]
         if not kinds[0] & kinds[1]:
             return True
@@ -184,10 +165,8 @@ class SchemaReader:
         )
 
     def _target(self, schema: Any, place: str) -> Any:
-        for _ in range(MAX_DEPTH):
-            if not (isinstance(schema, dict) and "$ref" in schema):
-                return schema
-            schema = self.resolve(schema["$ref"], place)
+        if isinstance(schema, dict) and schema.keys() & {"$ref", "allOf"}:
+            return self._merger.merged(schema, place, frozenset())[0]
         return schema
 
     # --- objects and lists --------------------------------------------------------------------
@@ -199,21 +178,30 @@ class SchemaReader:
         required = schema.get("required", [])
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
             refuse(f"{place}.required", "must be a list of names")
-        extra = schema.get("additionalProperties", not properties)
-        if extra is False and (missing := [name for name in required if name not in properties]):
+        likes = _likes(schema, place)
+        extra = schema.get("additionalProperties", not properties and not likes)
+        if likes and extra is not False:
+            refuse(f"{place}.patternProperties", "needs additionalProperties to be false")
+        others = {name: _fitting(likes, name, extra) for name in required if name not in properties}
+        if missing := [name for name, one in others.items() if one is False]:
             refuse(f"{place}.required", f"{missing[0]!r} is no property and no other is allowed")
-        listed = properties | {name: extra for name in required if name not in properties}
+        if twice := [name for name in properties if _fitting(likes, name, None) is not None]:
+            refuse(f"{place}.patternProperties", f"{twice[0]!r} is in properties, too; it is not supported")
+        known = properties | others
         members = [
             (
                 name in required,
                 parts.member(parts.literal(name), self.part(one, f"{place}.properties.{name}", depth + 1)),
             )
-            for name, one in listed.items()
+            for name, one in known.items()
         ]
+        for pattern, key, one in likes:
+            value = self.part(one, f"{place}.patternProperties.{pattern}", depth + 1)
+            return parts.members(members, parts.member(Seq(('"', key, '"')), value))
         if extra is False:
             return parts.members(members)
         value = self.part(extra, f"{place}.additionalProperties", depth + 1)
-        return parts.members(members, parts.member(other_key(listed), value))
+        return parts.members(members, parts.member(other_key(known), value))
 
     def _array(self, schema: dict[str, Any], place: str, depth: int) -> Part:
         if schema.get("uniqueItems"):
@@ -235,6 +223,30 @@ class SchemaReader:
             refuse(f"{place}.minItems", "is above what the list may have")
         tail = parts.VALUE if rest is False else self.part(rest, f"{place}.items", depth + 1)
         return _tuple(heads, tail, least, most)
+
+
+_Like: TypeAlias = "tuple[str, Part, Any]"  # a pattern, the keys that match it as JSON writes them, a schema
+
+
+def _likes(schema: dict[str, Any], place: str) -> list[_Like]:
+    """What keys that match a pattern may have; at most one, since a key could match several."""
+    found = schema.get("patternProperties", {})
+    if not isinstance(found, dict) or len(found) > 1:
+        refuse(f"{place}.patternProperties", "must be one pattern with its schema; more are not supported")
+    try:
+        return [(pattern, text_like(pattern), one) for pattern, one in found.items()]
+    except PatternError as error:
+        refuse(f"{place}.patternProperties", str(error))
+
+
+def _fitting(likes: list[_Like], name: str, extra: Any) -> Any:
+    """The schema of properties like ``name``; ``extra`` when it matches no pattern."""
+    for _, key, one in likes:
+        grammar = Grammar(key)
+        state = grammar.follow(grammar.start, parts.literal(name)[1:-1])
+        if state is not None and state.complete:
+            return one
+    return extra
 
 
 def _plain(schema: Any) -> Part:
@@ -267,30 +279,6 @@ def _tuple(heads: list[Part], tail: Part, least: int, most: int | None) -> Part:
         )
         after = Seq(begin) if index < least else Alt((Seq(begin), ""))
     return Seq(("[", parts.BLANK, after, parts.BLANK, "]"))
-
-
-def _types(schema: dict[str, Any], place: str) -> tuple[str, ...]:
-    kinds = schema.get("type")
-    if kinds is None:
-        # Any type would do; the keywords say which one is meant.
-        meant = [kind for kind, keywords in _KEYWORDS.items() if kind != "integer" and keywords & set(schema)]
-        return tuple(meant) or ("object", "array", "string", "number", "boolean", "null")
-    listed = kinds if isinstance(kinds, list) else [kinds]
-    if not listed or not all(isinstance(kind, str) and kind in _KEYWORDS for kind in listed):
-        refuse(f"{place}.type", f"must be of {', '.join(sorted(_KEYWORDS))}")
-    return tuple(listed)
-
-
-def _alone(schema: dict[str, Any], keyword: str, place: str) -> None:
-    beside = set(schema) - _ANNOTATIONS - {keyword}
-    if beside:
-        refuse(f"{place}.{min(beside)}", f"is not supported beside {keyword}")
-
-
-def _listed(schemas: Any, place: str) -> Iterator[tuple[Any, str]]:
-    if not isinstance(schemas, list) or not schemas:
-        refuse(place, "must be a list of schemas")
-    return ((one, f"{place}[{index}]") for index, one in enumerate(schemas))
 
 
 def _names(value: Any) -> list[Any]:

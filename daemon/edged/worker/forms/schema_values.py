@@ -47,15 +47,27 @@ def string(schema: dict[str, Any], place: str) -> Part:
 def number(schema: dict[str, Any], place: str, *, whole: bool) -> Part:
     low = _limit(schema, ("minimum", "exclusiveMinimum"), max, place)
     high = _limit(schema, ("maximum", "exclusiveMaximum"), min, place)
-    if low is None and high is None:
-        return parts.INTEGER if whole else parts.NUMBER
+    step = _step(schema, place) or (1 if whole else None)
+    if low is None and high is None and step in {None, 1}:
+        return parts.INTEGER if step else parts.NUMBER
     try:
-        part = between(low, high, whole=whole)
+        part = between(low, high, step=step)
     except ValueError as error:
-        refuse(place, f"the bound {error}")
+        refuse(place if step in {None, 1} else f"{place}.multipleOf", str(error))
     if part is None:
         refuse(place, "no number is within the bounds")
     return part
+
+
+def _step(schema: dict[str, Any], place: str) -> int | None:
+    value = schema.get("multipleOf")
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        refuse(f"{place}.multipleOf", "can be enforced for whole numbers from 1")
+    return value
 
 
 def _limit(

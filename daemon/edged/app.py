@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from edged.api.config import Config
     from edged.api.status import Condition
+    from edged.maintenance.runner import Jobs
     from edged.transports.discovery import Discovery
     from edged.transports.http import HttpTransport
-    from edged.maintenance.runner import Jobs
     from edged.transports.mqtt import MqttTransport
     from edged.transports.mqtt.board import Board
 
@@ -151,8 +151,14 @@ class App:
         if self.mqtt is None:
             return None
         topic = f"{self._config.mqtt.base}/{self._config.node}"
+        waiting, lost = self.mqtt.outbox
         return MqttStatus(
-            connected=self.mqtt.connected, broker=self.mqtt.address, topic=topic, pool=self.mqtt.pool
+            connected=self.mqtt.connected,
+            broker=self.mqtt.address,
+            topic=topic,
+            outbox=waiting,
+            lost=lost,
+            pool=self.mqtt.pool,
         )
 
     def _conditions(self) -> list[Condition]:

@@ -19,6 +19,7 @@ from edged.api.status import (
     MemoryStatus,
     ModelInfo,
     MqttStatus,
+    PoolStatus,
     Prediction,
     ServiceState,
     Stalls,
@@ -30,6 +31,9 @@ from edged.transports.http.metrics import FAMILIES, exposition
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 NAME = re.compile(r"\bedged_[a-z_0-9]+\b")
 PARTS = ("_bucket", "_sum", "_count")
+
+
+POOL = PoolStatus(name="hall", state="serving", boxes=2, waiting=1, taken=9, handed_on=4, taken_over=0)
 
 
 def bare() -> Status:
@@ -66,7 +70,7 @@ def full() -> Status:
         ),
         conditions=(Condition(code='odd"\\', severity="warning", message="line\nbreak"),),
         host=HostStatus(temperature_c=61.5, throttled=("under-voltage",), stalls={"memory": stalls}),
-        mqtt=MqttStatus(connected=True, broker="hub:1883", topic="edged/attic", outbox=2),
+        mqtt=MqttStatus(connected=True, broker="hub:1883", topic="edged/attic", outbox=2, lost=1, pool=POOL),
         predicted=Prediction(decode_tps=5.5, first_token_500_s=20.0, worker_mib=2, speed="measured"),
     )  # fmt: skip
 
@@ -105,6 +109,8 @@ def test_every_value_is_where_prometheus_looks_for_it():
     assert value(status, "edged_stalled_seconds_total", resource="memory", kind="full") == 3.0
     assert value(status, "edged_mqtt_connected") == 1
     assert value(status, "edged_mqtt_outbox_messages") == 2
+    assert value(status, "edged_mqtt_lost_answers_total") == 1
+    assert value(status, "edged_pool_requests_handed_on_total") == 4
     assert value(status, "edged_predicted_engine_memory_bytes") == 2 << 20
 
 

@@ -118,6 +118,7 @@ class MqttStatus(Struct, frozen=True, kw_only=True):
     broker: str
     topic: str  # root of the box's topics
     outbox: int = 0  # answers the broker has not confirmed
+    lost: int = 0  # answers given up because the broker was away, since the daemon started
     pool: PoolStatus | None = None  # None: it serves for itself
 
 

@@ -45,6 +45,10 @@ def _of(told: Struct | None, field: str) -> Any:
     return None if told is None else getattr(told, field)
 
 
+def _pool(status: Status, field: str) -> Any:
+    return _of(status.mqtt.pool if status.mqtt else None, field)
+
+
 def _one_of(states: type[ServiceState | EngineState], state: str) -> list[Sample]:
     return [({"state": name.value}, float(name == state)) for name in states]
 
@@ -132,6 +136,12 @@ FAMILIES: tuple[Family, ...] = (
         "gauge",
         "Requests that may be accepted and unanswered at once.",
         lambda s: s.capacity,
+    ),
+    Family(
+        "edged_intake_ratio",
+        "gauge",
+        "Share of the usual work that is let in; below 1 when the box is hot or short of memory.",
+        lambda s: s.intake,
     ),
     Family(
         "edged_prompt_tokens_total",
@@ -233,6 +243,37 @@ FAMILIES: tuple[Family, ...] = (
         "gauge",
         "Answers the broker has not confirmed.",
         lambda s: _of(s.mqtt, "outbox"),
+    ),
+    Family(
+        "edged_mqtt_lost_answers_total",
+        "counter",
+        "Answers given up because the broker was away.",
+        lambda s: _of(s.mqtt, "lost"),
+    ),
+    Family("edged_pool_boxes", "gauge", "Other boxes of the pool that serve.", lambda s: _pool(s, "boxes")),
+    Family(
+        "edged_pool_requests_waiting",
+        "gauge",
+        "Requests of the pool dealt to this box and not begun.",
+        lambda s: _pool(s, "waiting"),
+    ),
+    Family(
+        "edged_pool_requests_taken_total",
+        "counter",
+        "Requests of the pool begun here.",
+        lambda s: _pool(s, "taken"),
+    ),
+    Family(
+        "edged_pool_requests_handed_on_total",
+        "counter",
+        "Requests of the pool given to another box.",
+        lambda s: _pool(s, "handed_on"),
+    ),
+    Family(
+        "edged_pool_sessions_taken_over_total",
+        "counter",
+        "Sessions of boxes that were gone.",
+        lambda s: _pool(s, "taken_over"),
     ),
     Family(
         "edged_predicted_decode_tokens_per_second",

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edged.api.config import Mqtt
-    from edged.api.events import Finished
     from edged.api.config import Pool as PoolConfig
+    from edged.api.events import Finished
     from edged.api.status import PoolStatus
     from edged.transports.mqtt.board import Board
     from edged.transports.mqtt.incoming import Incoming
@@ -88,6 +88,12 @@ class MqttTransport:
     @property
     def pool(self) -> PoolStatus | None:
         return self._pool.status() if self._pool else None
+
+    @property
+    def outbox(self) -> tuple[int, int]:
+        """Answers the broker has not confirmed, and those given up since the start."""
+        outbox = self._line.outbox
+        return len(outbox), outbox.without_room + outbox.too_old
 
     @property
     def connected(self) -> bool:

@@ -193,6 +193,7 @@ function showModel({ model, engine, worker_pid: worker, mqtt }) {
     ["Broker", mqtt ? `${mqtt.broker}, ${mqtt.connected ? "connected" : "not connected"}` : "MQTT is switched off"],
   ];
   if (mqtt) rows.push(["Topics", `${mqtt.topic}/…`]);
+  if (mqtt?.pool) rows.push(["Pool", `${mqtt.pool.name}, ${mqtt.pool.state}, beside ${number(mqtt.pool.boxes)} other boxes`]);
   facts(find("model"), rows);
 }
 
@@ -229,7 +230,7 @@ function showMemory(memory) {
   facts(find("memory"), rows);
 }
 
-function showServed({ counters, host }) {
+function showServed({ counters, host, intake }) {
   const slowed = host.throttled === null ? null : host.throttled.join(", ") || "no";
   const waits = Object.entries(host.stalls).map(([name, one]) => `${name} ${number(one.some_percent)}%`);
   const rows = [
@@ -240,6 +241,7 @@ function showServed({ counters, host }) {
     ["Written", `${number(counters.completion_tokens)} tokens`],
     ["Engine replaced", `${number(counters.engine_restarts)} times`],
   ];
+  if (intake < 1) rows.push(["Let in", `${number(100 * intake)}% of the usual work`]);
   if (slowed !== null) rows.push(["Slowed down", slowed]);
   if (waits.length) rows.push(["Tasks waiting for", waits.join(", ")]);
   facts(find("served"), rows);

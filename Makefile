@@ -1,6 +1,6 @@
 # `make` lists the targets. Every target sets up what it needs in .venv, in an empty clone too.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-chaos test-all fuzz lint bench wheel clean setup setup-demo
+.PHONY: help demo test test-chaos test-page test-all fuzz lint bench wheel clean setup setup-demo
 MAKEFLAGS += --no-print-directory
 
 python := .venv/bin/python
@@ -20,7 +20,10 @@ test: setup ## Run the unit and integration tests (ARGS='-k words')
 test-chaos: setup ## Run the tests that kill, stall and starve things
 	@$(pytest) tests/chaos $(ARGS)
 
-test-all: test test-chaos ## Run every test
+test-page: setup ## Run the tests of the web page in a headless Chromium (apt install chromium)
+	@$(pytest) tests/page $(ARGS)
+
+test-all: test test-chaos test-page ## Run every test
 
 # New inputs and crashes stay in build/fuzz; a second bound in ARGS replaces the first.
 fuzz: setup ## Fuzz the reader of model files for two minutes (ARGS=-max_total_time=3600)

@@ -25,7 +25,6 @@ MESSAGES = 5000
 CONNECTIONS = 2000
 QUEUED = 10_000
 ROUNDS = 3
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def run(options: Options) -> Iterator[Report]:
@@ -40,6 +39,7 @@ def run(options: Options) -> Iterator[Report]:
             for name, size in SIZES.items():
                 for qos in (1, 0):
                     cpu.add(f"QoS {qos}, {name}", 1e6 * _message_s(process, port, size, qos, count))
+        with mosquitto(options.folder) as (process, port):
             connection.add("mosquitto", _connection_kib(process, port, options.count(CONNECTIONS, 50)))
         for name in ("256 B", "4 KiB"):
             with mosquitto(options.folder) as (process, port):
@@ -70,7 +70,7 @@ def mosquitto(folder: Path, *lines: str) -> Iterator[tuple[subprocess.Popen[byte
         *lines,
     )
     config.write_text("\n".join([f"listener {port} 127.0.0.1", *rules, ""]))
-    process = subprocess.Popen([MOSQUITTO, "-c", config])
+    process = subprocess.Popen([MOSQUITTO, "-c", config], stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: _listens(port), "mosquitto to listen", 10)
         yield process, port
@@ -81,8 +81,7 @@ def mosquitto(folder: Path, *lines: str) -> Iterator[tuple[subprocess.Popen[byte
 
 def cpu_s(process: subprocess.Popen[bytes]) -> float:
     """Processor time of a process so far."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
+    return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def _listens(port: int) -> bool:

@@ -35,7 +35,7 @@ def run(options: Options) -> Iterator[Report]:
     requests = options.count(REQUESTS, 24)
     report = Report(
         scenario="pool",
-        title=f"{requests} requests at once to a pool",
+        title=f"{requests // 3} requests for each box of a pool, all at once",
         settings={
             "engine": f"fake, {TOKENS} tokens an answer, {1000 * STEP_S:.0f} ms a token, {SLOTS} slots a box",
             "computers": "a network namespace for each box, one mosquitto",
@@ -49,11 +49,12 @@ def run(options: Options) -> Iterator[Report]:
     for number in range(options.rounds_of(ROUNDS)):
         say(f"round {number + 1}: {report.title}")
         for name, steps_s in ((ONE, [STEP_S]), (THREE, [STEP_S] * 3)):
-            found = _measured(options.folder / f"{name[:3]}-{number}", steps_s, requests)
-            speed.add(name, requests / found.took_s)
-            ideal.add(name, 100 * requests / found.took_s / (len(steps_s) * SLOTS / (TOKENS * STEP_S)))
-            messages.add(name, found.messages / requests)
-            cost.add(name, 1000 * found.broker_s / requests)
+            count = requests * len(steps_s) // 3  # as many for each box
+            found = _measured(options.folder / f"{name[:3]}-{number}", steps_s, count)
+            speed.add(name, count / found.took_s)
+            ideal.add(name, 100 * count / found.took_s / (len(steps_s) * SLOTS / (TOKENS * STEP_S)))
+            messages.add(name, found.messages / count)
+            cost.add(name, 1000 * found.broker_s / count)
         found = _measured(options.folder / f"mixed-{number}", [4 * STEP_S, 2 * STEP_S, STEP_S], requests)
         for node, speed_of in zip("abc", (1, 2, 4), strict=True):
             share.add(f"speed {speed_of} (ideal {100 * speed_of / 7:.1f})", 100 * found.by(node) / requests)

@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from edged.api.errors import EdgeError
 from edged.transports.mqtt.pool_boxes import Box
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 GRACE_S = 2.0  # a connection that broke is made again within a second, mostly
 QUIET_S = 1.0  # without a message, and with all acknowledged: the session is empty
 AGAIN_S = 10.0  # after an attempt that failed
-AT_ONCE = 4  # sessions taken over at the same time; each brings a window of requests
+AT_ONCE = 2  # sessions taken over at the same time
+IN_HAND = 4  # requests of each that are held here; another comes for each that is done or handed on
 _NOBODY = Can(model="", params_b=0.0, context=0, features=())
 
 
@@ -78,7 +80,8 @@ class Heirs:
         will = msgspec.json.encode(Box("offline", self._boxes.can(node) or _NOBODY))
         connection = None
         try:
-            connection = PoolConnection(self._endpoint(node, will), self._on_message)
+            endpoint = structs.replace(self._endpoint(node, will), receive_maximum=IN_HAND)
+            connection = PoolConnection(endpoint, self._on_message)
             if await connection.open():
                 log.warning("box %s is offline: taking over its requests", node)
                 self.count += 1

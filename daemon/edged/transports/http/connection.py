@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http
+import sys
 from typing import TYPE_CHECKING
 
 import h11
@@ -9,8 +11,9 @@ import msgspec
 from msgspec import Struct
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edged.api.errors import BadRequest
-from edged.transports.http.errors import error_object
+from edged.api.errors import BadRequest, EdgeError
+from edged.transports.http.errors import STATUS, error_object
+from edged.transports.http.guards import head_too_large
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_PIPELINED_BYTES = 65536
 MIN_PROGRESS_BYTES = 1024  # a write that moves less than this per period counts as stalled
+HEAD_TOO_LARGE = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 HARD_LIMIT_FACTOR = 2  # connections up to this many times the limit still hear why they are refused
 
 
@@ -98,14 +102,16 @@ class Connection(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            body = msgspec.json.encode(error_object(BadRequest("this is not a valid HTTP request")))
+            error = _parse_error(sys.exc_info()[1])
+            status = http.HTTPStatus(STATUS[error.code][0])
+            body = msgspec.json.encode(error_object(error))
             headers = [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
             for event in (
-                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Response(status_code=status, headers=headers, reason=status.phrase.encode()),
                 h11.Data(data=body),
                 h11.EndOfMessage(),
             ):
@@ -152,3 +158,10 @@ class Connection(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _parse_error(why: BaseException | None) -> EdgeError:
+    """h11 knows one thing that is wrong by its status: too much of a head came, and still no end of it."""
+    if isinstance(why, h11.RemoteProtocolError) and why.error_status_hint == HEAD_TOO_LARGE:
+        return head_too_large()
+    return BadRequest("this is not a valid HTTP request")

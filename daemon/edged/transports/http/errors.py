@@ -52,6 +52,12 @@ class ManagedLocally(EdgeError):
     code = "managed_locally"
 
 
+class HeadersTooLarge(EdgeError):
+    """The request line and headers exceed what any client needs."""
+
+    code = "headers_too_large"
+
+
 class WrongMethod(EdgeError):
     """The route exists, but not for this method."""
 
@@ -108,6 +114,7 @@ STATUS: Mapping[str, tuple[int, str]] = {
     "unsupported_media_type": (415, "invalid_request_error"),
     "misdirected_host": (421, "invalid_request_error"),
     "refused": (400, "invalid_request_error"),
+    "headers_too_large": (431, "invalid_request_error"),
     "busy": (429, "rate_limit_error"),
     "cancelled": (499, "cancelled_error"),
     "internal": (500, "server_error"),

@@ -1,4 +1,4 @@
-"""What stands before every route: ids, connection limit, Host and Origin, API key, body size."""
+"""What stands before every route: ids, size of the head, connections, Host and Origin, key, body size."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edged.api.errors import EdgeError, Internal, TooLarge
 from edged.transports.http.allowances import client_of_key
 from edged.transports.http.errors import (
     CrossOrigin,
+    HeadersTooLarge,
     TooManyConnections,
     Unauthorized,
     WrongHost,
@@ -29,12 +30,20 @@ log = logging.getLogger(__name__)
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})  # probes carry no key, and must work on a crowded box
 OWN_FETCHES = frozenset({"same-origin", "none"})  # from a page of ours, or typed by a person
+MAX_HEADERS = 100
+MAX_HEAD_BYTES = 16 << 10  # h11's bound on what arrives piece by piece
 LINGER_BYTES = 4 << 20  # of an unwanted upload read on, so that the client gets to see why
 
 
 def header_values(scope: Scope, name: bytes) -> list[str]:
     """All values of the header ``name`` (lower case) in order."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def head_too_large() -> HeadersTooLarge:
+    return HeadersTooLarge(
+        f"more than {MAX_HEADERS} headers, or {MAX_HEAD_BYTES} bytes of them and the target"
+    )
 
 
 def defect() -> Internal:
@@ -126,6 +135,21 @@ class _Exchange:
 def _announces_body(scope: Scope) -> bool:
     lengths = header_values(scope, b"content-length")
     return bool(header_values(scope, b"transfer-encoding")) or any(length != "0" for length in lengths)
+
+
+class HeaderLimit:
+    """Refuses heads that are too large though they came at once; h11 counts only what is incomplete."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        size_bytes = len(scope["raw_path"]) + len(scope["query_string"])
+        size_bytes += sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > MAX_HEADERS or size_bytes > MAX_HEAD_BYTES:
+            raise head_too_large()
+        await self._app(scope, receive, send)
 
 
 class ConnectionLimit:

@@ -31,7 +31,9 @@ this box by name: a foreign `Host` or `Origin` is refused on every path."""
 
 # What guards can say on any path, to clients with a key on any path but the health probes, and on any path
 # that does work.
-ON_EVERY_PATH = ("bad_request", "cross_origin", "misdirected_host", "too_large", "internal")
+ON_EVERY_PATH = (
+    "bad_request", "cross_origin", "misdirected_host", "too_large", "headers_too_large", "internal",
+)  # fmt: skip
 ON_GUARDED_PATHS = ("too_many_connections",)
 WITH_KEYS = ("unauthorized",)
 AT_WORK = (

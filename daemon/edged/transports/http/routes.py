@@ -44,6 +44,7 @@ def build_app(config: Http, service: Service, ring: KeyRing | None, patience: Pa
     starlette.router.redirect_slashes = False  # one name a route; a redirect would echo the Host header
     app: ASGIApp = starlette
     stack = [
+        Middleware(guards.HeaderLimit),
         Middleware(guards.ConnectionLimit),
         Middleware(guards.OwnHostOnly, names=own_names((config.host, *config.names), service.info().node)),
         Middleware(PageFiles),

@@ -44,6 +44,8 @@ SCENARIOS = {
     "stall": ("stall:run", "a long prompt between running streams, against llama-server"),
     "grammar": ("grammar:run", "decoding under a grammar against free decoding"),
     "neighbours": ("neighbours:run", "one busy process a core beside it, against llama-server"),
+    "flood": ("flood:run", "a thousand clients at fifty times the capacity: memory, refusals, answers"),
+    "latency": ("latency:run", "what MQTT and HTTP add to the engine's own first token, and CPU a token"),
     "pool": ("pool:run", "three daemons on one broker against one, and how unequal boxes share work"),
     "broker": ("broker:run", "what a message, a connection and a queue cost mosquitto"),
     "endurance": ("endurance:run", "memory after thousands of requests of random shapes"),

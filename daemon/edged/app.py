@@ -17,6 +17,7 @@ from edged.guard.sampler import Sampler
 from edged.guard.strain import read_strain
 from edged.host import sdnotify
 from edged.host.leaf import make_leaf
+from edged.host.start_up import StartUp
 from edged.host.switched import with_switched
 from edged.scheduling.intake import IntakePolicy
 from edged.service import EdgeService
@@ -64,7 +65,7 @@ class App:
         )
         self.discovery = _discovery(config, self.service) if config.discovery.enabled else None
         self._stopping = asyncio.Event()
-        self._announced = False
+        self._start = StartUp(time.monotonic)
 
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or ``stop``."""
@@ -109,9 +110,7 @@ class App:
             EngineState.BROKEN: f"engine broken: {self._engine.last_error}",
         }.get(state, f"engine {state}")
         sdnotify.notify(f"STATUS={text}")
-        if state is EngineState.READY and not self._announced:
-            self._announced = True
-            sdnotify.notify("READY=1")
+        if state is EngineState.READY and self._start.ready():
             log.info("ready: one token was produced")
         if self.mqtt:
             self.mqtt.service_changed()
@@ -121,6 +120,8 @@ class App:
         while True:
             await asyncio.sleep(TICK_S)
             self.service.expire()
+            if self._engine.failing:
+                self._start.failing()
             try:
                 sample = self._sampler.sample(self._engine.worker_pid)
             except OSError as error:  # no file descriptor left, say: a second without a look at memory

@@ -156,16 +156,27 @@ def test_sigterm_with_a_reader_that_does_not_read_exits_0(tmp_path):
 
 def test_a_missing_model_is_explained_and_the_daemon_stays_reachable(tmp_path):
     tree = fake_tree(tmp_path / "gone.fake")
-    daemon = Daemon(tree, tmp_path).start(ready=False)
-    try:
-        wait_until(lambda: daemon.get("/readyz")[1], "the daemon to listen")
-        condition = wait_until(lambda: daemon.status()["conditions"], "a condition")[0]
-        assert condition["code"] == "engine_failed"
-        assert "gone.fake" in condition["message"]
-        assert daemon.get("/readyz")[0] == 503
-        assert daemon.get("/healthz")[0] == 200
-    finally:
-        assert daemon.stop() == 0
+    manager = tmp_path / "manager"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(manager))
+        told.settimeout(30)
+        daemon = Daemon(tree, tmp_path, env={"NOTIFY_SOCKET": str(manager)}).start(ready=False)
+        try:
+            explains(daemon)
+            # The service manager gives a start that does not come to its end more time.
+            while not (word := told.recv(4096)).startswith(b"EXTEND_TIMEOUT_USEC="):
+                assert b"READY=1" not in word
+        finally:
+            assert daemon.stop() == 0
+
+
+def explains(daemon: Daemon) -> None:
+    wait_until(lambda: daemon.get("/readyz")[1], "the daemon to listen")
+    condition = wait_until(lambda: daemon.status()["conditions"], "a condition")[0]
+    assert condition["code"] == "engine_failed"
+    assert "gone.fake" in condition["message"]
+    assert daemon.get("/readyz")[0] == 503
+    assert daemon.get("/healthz")[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from edged.host.sdnotify import notify, watchdog_interval_s
+from edged.host.start_up import EXTENSION_S, REPEAT_S, StartUp
 
 
 @pytest.fixture
@@ -70,3 +71,31 @@ def test_the_watchdog_is_fed_twice_as_often_as_asked(monkeypatch, usec, pid, exp
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     monkeypatch.setenv("WATCHDOG_PID", pid)
     assert watchdog_interval_s() == expected
+
+
+def heard(manager: socket.socket) -> list[str]:
+    manager.settimeout(0)
+    said = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            said.append(manager.recv(4096).decode())
+    return said
+
+
+def test_while_no_model_can_be_loaded_the_start_is_given_more_time_and_is_not_called_ready(manager):
+    now = 0.0
+    start = StartUp(lambda: now)
+    said = []
+    for now in range(3600):
+        start.failing()
+        said += [(now, word) for word in heard(manager)]
+    assert {word for _, word in said} == {f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}"}
+    assert [at for at, _ in said] == list(range(0, 3600, int(REPEAT_S)))
+    assert REPEAT_S < EXTENSION_S / 2
+
+
+def test_ready_is_said_once_and_nothing_is_extended_afterwards(manager):
+    start = StartUp(lambda: 1000.0)
+    assert [start.ready(), start.ready()] == [True, False]
+    start.failing()
+    assert heard(manager) == ["READY=1"]

@@ -93,7 +93,20 @@ class Call(Answer, frozen=True, kw_only=True):
     id: str
     type: Literal["function"]
     function: Called
-    index: int | UnsetType = UNSET
+
+
+class CalledPiece(Answer, frozen=True, kw_only=True):
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class CallPiece(Answer, frozen=True, kw_only=True):
+    """Only the first piece of a call has its id and name; all arguments of one index joined are its own."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: CalledPiece
 
 
 class LikelyToken(Answer, frozen=True, kw_only=True):
@@ -141,7 +154,7 @@ class ChunkDelta(Answer, frozen=True, kw_only=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
-    tool_calls: list[Call] | UnsetType = UNSET
+    tool_calls: list[CallPiece] | UnsetType = UNSET
 
 
 class ChunkChoice(Answer, frozen=True, kw_only=True):

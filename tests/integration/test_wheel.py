@@ -138,6 +138,8 @@ def test_the_wheel_carries_the_data_and_only_the_product(wheel):
     for folder in ("profiles/devices", "profiles/models", "systemd"):
         wanted = {path.name for path in (ROOT / folder).iterdir() if path.is_file()}
         assert {name.rsplit("/", 1)[1] for name in names if f"edgectl/_data/{folder}/" in name} == wanted
+    page = {path.name for path in (ROOT / "daemon/edged/transports/http/page").iterdir()}
+    assert {name.rsplit("/", 1)[1] for name in names if "edged/transports/http/page/" in name} == page
     tops = {name.split("/")[0] for name in names}
     assert tops == {"edgectl", "edged", f"edged-{__version__}.dist-info"}
     assert {"edgectl/py.typed", "edged/py.typed"} <= set(names)

@@ -51,8 +51,6 @@ def test_a_program_for_the_shell_is_answered(programs, name):
 
 @pytest.mark.parametrize("name", ["OpenAI, Python", "paho, Python"])
 def test_a_program_in_python_is_answered(programs, name):
-    if name.startswith("OpenAI"):
-        pytest.importorskip("openai", reason="the openai client is not installed")
     done = subprocess.run(
         [sys.executable, "-c", programs[name]], capture_output=True, text=True, timeout=LIMIT_S, check=False
     )

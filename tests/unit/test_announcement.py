@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from edged.api.config import Config, Http, Model, Mqtt, Pool
@@ -86,3 +89,13 @@ def test_no_pair_is_longer_than_a_record_may_be():
     long = config(mqtt=Mqtt(base="ü" * 400))
     facts = announcements(long, status(), 1)[EDGED]
     assert all(len(f"{key}={value}".encode()) <= MAX_TXT_BYTES for key, value in facts.items())
+
+
+def test_the_documentation_has_every_key_and_no_other():
+    text = (Path(__file__).resolve().parents[2] / "docs/discovery.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (both|`_edged._tcp`) \|", text, re.MULTILINE)
+    everything = announcements(
+        config(http=Http(host="0.0.0.0", keys_file="k"), pool=Pool(enabled=True)), status(decode_tps=5.0), 1
+    )
+    assert {key for key, _ in rows} == everything[EDGED].keys()
+    assert {key for key, service in rows if service == "both"} == everything[OPENAI].keys()

@@ -15,13 +15,14 @@ import sys
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from edged.api.measuring import Event, Failure, Loaded, Peak, Result, Workload
 from edged.engine.process import Worker, WorkerLost
 from edged.host.pressure import memory_pressure
 from edged.host.procfs import ProcessMemory, meminfo, process_memory
 from edged.ipc.frames import FrameError
-from edged.ipc.messages import EngineOptions, Load, Measure, Measured
+from edged.ipc.messages import EngineOptions, Load, Measure
 
 SAMPLE_S = 0.05  # a decode step of the smallest model takes about as long
 PRESSURE_PERCENT = 10.0  # PSI "full" over 10 s: the machine has begun to stand still
@@ -34,48 +35,10 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     path: str
     options: EngineOptions
-    workloads: tuple[Measure, ...] = ()
+    workloads: tuple[Workload, ...] = ()
     backend: Literal["llama", "fake"] = "llama"
     min_available_bytes: int = 0
     limit_s: float = 600.0
-
-
-class Peak(Struct, frozen=True, kw_only=True):
-    """The most the worker had resident so far, in bytes; ``total_bytes`` at one moment."""
-
-    anon_bytes: int = 0
-    file_bytes: int = 0
-    swap_bytes: int = 0
-    total_bytes: int = 0
-
-    def with_sample(self, memory: ProcessMemory) -> Peak:
-        total = memory.rss_anon_bytes + memory.rss_file_bytes + memory.swap_bytes
-        return Peak(
-            anon_bytes=max(self.anon_bytes, memory.rss_anon_bytes),
-            file_bytes=max(self.file_bytes, memory.rss_file_bytes),
-            swap_bytes=max(self.swap_bytes, memory.swap_bytes),
-            total_bytes=max(self.total_bytes, total),
-        )
-
-
-class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):
-    load_ms: float
-    first_token_ms: float
-    peak: Peak
-
-
-class Result(Struct, frozen=True, kw_only=True, tag="measured"):
-    workload: Measure
-    measured: Measured
-    peak: Peak
-
-
-class Failure(Struct, frozen=True, kw_only=True, tag="failed"):
-    """``code`` is "pressure", "lost" or "timeout"."""
-
-    code: str
-    message: str
-    peak: Peak
 
 
 class Squeezed(Exception):
@@ -147,7 +110,8 @@ class Measurement:
         self._sample(worker.pid)
         emit(Loaded(load_ms=ready.load_ms, first_token_ms=ready.first_token_ms, peak=self._peak))
         for workload in order.workloads:
-            measured = await worker.measure(workload, limit_s=order.limit_s, hang_timeout_s=HANG_S)
+            measure = Measure(**structs.asdict(workload))
+            measured = await worker.measure(measure, limit_s=order.limit_s, hang_timeout_s=HANG_S)
             self._sample(worker.pid)
             emit(Result(workload=workload, measured=measured, peak=self._peak))
 
@@ -164,14 +128,21 @@ class Measurement:
             await asyncio.sleep(SAMPLE_S)
 
     def _sample(self, pid: int) -> None:
-        self._peak = self._peak.with_sample(process_memory(pid) or NOTHING)
+        memory = process_memory(pid) or NOTHING
+        total = memory.rss_anon_bytes + memory.rss_file_bytes + memory.swap_bytes
+        self._peak = Peak(
+            anon_bytes=max(self._peak.anon_bytes, memory.rss_anon_bytes),
+            file_bytes=max(self._peak.file_bytes, memory.rss_file_bytes),
+            swap_bytes=max(self._peak.swap_bytes, memory.swap_bytes),
+            total_bytes=max(self._peak.total_bytes, total),
+        )
 
     def _fail(self, code: str, message: str) -> int:
         emit(Failure(code=code, message=message, peak=self._peak))
         return 1
 
 
-def emit(event: Loaded | Result | Failure) -> None:
+def emit(event: Event) -> None:
     os.write(sys.stdout.fileno(), msgspec.json.encode(event) + b"\n")
 
 

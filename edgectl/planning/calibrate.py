@@ -13,10 +13,11 @@ from edgectl.models.replica_plan import ReplicaPlan, plan_replica
 from edgectl.models.tensor_plan import TensorSpec
 from edgectl.planning.calibration import Calibration, cpu_identity
 from edgectl.planning.catalog import Geometry
-from edgectl.planning.dryrun import EngineSettings, Stopped, Workload, dry_run_replica
+from edgectl.planning.dryrun import EngineSettings, Stopped, dry_run_replica
 from edgectl.planning.speed import inference_threads
 from edgectl.planning.step_costs import Observation, StepCosts, fit_step_costs
 from edgectl.planning.work import Work, work_of_tensors
+from edged.api.measuring import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

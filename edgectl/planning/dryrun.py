@@ -9,13 +9,14 @@ import select
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from edgectl.errors import CommandFailed, DeviceUnsupported, NothingFits
 from edgectl.models.replica import replica
+from edged.api.measuring import Event, Failure, Loaded, Peak, Result, Workload
 from edged.host.procfs import meminfo
 
 if TYPE_CHECKING:
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
 
     from edgectl.models.replica_plan import ReplicaPlan
 
-__all__ = [
-    "DryRun", "EngineSettings", "Event", "Loaded", "Measured", "Peak", "Result", "Stopped", "Workload",
-    "dry_run", "dry_run_replica", "require_engine",
-]  # fmt: skip
+__all__ = ["DryRun", "EngineSettings", "Stopped", "dry_run", "dry_run_replica", "require_engine"]
 
 MIB: Final = 1 << 20
 LIMIT_S: Final = 600.0
@@ -52,54 +50,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     repack: bool = True
 
 
-class Workload(Struct, frozen=True, kw_only=True):
-    """``batch`` sequences of ``depth`` tokens; the last ``prefill_tokens`` and all decode steps are timed."""
-
-    batch: int = 1
-    depth: int = 0
-    prefill_tokens: int = 0
-    decode_steps: int = 0
-
-
-class Peak(Struct, frozen=True, kw_only=True):
-    """The most that was resident so far, in bytes; ``total_bytes`` (with swap) at one moment."""
-
-    anon_bytes: int = 0
-    file_bytes: int = 0
-    swap_bytes: int = 0
-    total_bytes: int = 0
-
-
-class Measured(Struct, frozen=True, kw_only=True):
-    """Tokens per second of all sequences together, and the median decode step in milliseconds."""
-
-    prefill_tps: float
-    decode_tps: float
-    step_ms: float
-
-
-class Loaded(Struct, frozen=True, kw_only=True, tag="loaded"):
-    load_ms: float
-    first_token_ms: float
-    peak: Peak
-
-
-class Result(Struct, frozen=True, kw_only=True, tag="measured"):
-    """What one workload took."""
-
-    workload: Workload
-    measured: Measured
-    peak: Peak
-
-
-class _Failed(Struct, frozen=True, kw_only=True, tag="failed"):
-    code: str
-    message: str
-    peak: Peak
-
-
-Event: TypeAlias = Loaded | Result
-_decoder: Final = msgspec.json.Decoder(Loaded | Result | _Failed)
+_decoder: Final = msgspec.json.Decoder(Event)
 
 
 class DryRun(Struct, frozen=True, kw_only=True):
@@ -137,7 +88,7 @@ def dry_run(
     backend: Literal["llama", "fake"] = "llama",
     limit_s: float = LIMIT_S,
     min_available_bytes: int = LEAST_AVAILABLE_BYTES,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Callable[[Loaded | Result], None] | None = None,
 ) -> DryRun:
     """Load ``path`` in a worker of its own and time ``workloads`` one after the other.
 
@@ -180,7 +131,7 @@ def dry_run_replica(
     backend: Literal["llama", "fake"] = "llama",
     limit_s: float = LIMIT_S,
     min_available_bytes: int = LEAST_AVAILABLE_BYTES,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Callable[[Loaded | Result], None] | None = None,
 ) -> DryRun:
     """:func:`dry_run` of a replica that lies in ``folder`` for as long as it takes.
 
@@ -206,7 +157,7 @@ def dry_run_replica(
         )
 
 
-def _events(order: bytes, limit_s: float) -> Iterator[Event]:
+def _events(order: bytes, limit_s: float) -> Iterator[Loaded | Result]:
     """Run ``edged.measure`` on ``order``; raises Stopped with its reason when it fails."""
     with tempfile.TemporaryFile() as words:
         # A session of its own: Ctrl-C is for us, who then end it in order.
@@ -230,7 +181,7 @@ def _events(order: bytes, limit_s: float) -> Iterator[Event]:
             raise Stopped(f"the measuring program ended with status {code}: {last}", reason="lost")
 
 
-def _read(process: subprocess.Popen[bytes], order: bytes, silence_s: float) -> Iterator[Event]:
+def _read(process: subprocess.Popen[bytes], order: bytes, silence_s: float) -> Iterator[Loaded | Result]:
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("the pipes of the measuring program are missing")
     with contextlib.suppress(BrokenPipeError):  # it died at once; its status says so
@@ -241,7 +192,7 @@ def _read(process: subprocess.Popen[bytes], order: bytes, silence_s: float) -> I
             event = _decoder.decode(line)
         except msgspec.DecodeError as error:
             raise Stopped(f"the measuring program wrote no event: {error}", reason="lost") from error
-        if isinstance(event, _Failed):
+        if isinstance(event, Failure):
             raise Stopped(
                 f"the try was stopped: {event.message}",
                 reason=event.code,

@@ -32,9 +32,10 @@ from edgectl.models.gguf import read_header
 from edgectl.models.replica import replica
 from edgectl.models.replica_plan import plan_replica
 from edgectl.planning.catalog import load_catalog
-from edgectl.planning.dryrun import EngineSettings, Workload, dry_run
+from edgectl.planning.dryrun import EngineSettings, dry_run
 from edgectl.planning.header_memory import estimate_header_memory
 from edgectl.planning.memory import estimate_memory, mapped_bytes
+from edged.api.measuring import Workload
 from edged.host.cpus import compute_threads
 from edged.host.procfs import meminfo
 from tests.kit.model import smollm2

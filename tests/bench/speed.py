@@ -28,9 +28,10 @@ from edgectl.models.gguf import read_header
 from edgectl.models.replica_plan import plan_replica
 from edgectl.planning.calibrate import calibrate
 from edgectl.planning.catalog import load_catalog
-from edgectl.planning.dryrun import DryRun, EngineSettings, Workload, dry_run, dry_run_replica
+from edgectl.planning.dryrun import DryRun, EngineSettings, dry_run, dry_run_replica
 from edgectl.planning.work import Work, work_of_file, work_of_header
 from edgectl.probe import probe_device
+from edged.api.measuring import Workload
 
 if TYPE_CHECKING:
     from edgectl.planning.calibration import Calibration

@@ -14,13 +14,11 @@ from edgectl.errors import DeviceUnsupported, NothingFits
 from edgectl.planning import dryrun
 from edgectl.planning.dryrun import (
     EngineSettings,
-    Loaded,
-    Result,
     Stopped,
-    Workload,
     dry_run,
     dry_run_replica,
 )
+from edged.api.measuring import Loaded, Result, Workload
 from tests.kit.daemon import alive, wait_until
 from tests.kit.service import fake_model
 from tests.kit.tiny_network import large_plan

@@ -10,10 +10,11 @@ from edgectl.models.gguf import read_header
 from edgectl.models.replica import write_replica
 from edgectl.models.replica_plan import plan_replica
 from edgectl.planning.catalog import find_file, load_catalog
-from edgectl.planning.dryrun import EngineSettings, Stopped, Workload, dry_run
+from edgectl.planning.dryrun import EngineSettings, Stopped, dry_run
 from edgectl.planning.header_memory import estimate_header_memory
 from edgectl.planning.memory import estimate_memory, mapped_bytes, worker_budget_bytes
 from edgectl.probe import cpuinfo
+from edged.api.measuring import Workload
 from edged.host.procfs import ROOT, process_memory
 from tests.kit.model import smollm2, smollm2_tree
 from tests.kit.service import running_service

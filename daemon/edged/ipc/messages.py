@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.api.events import CallPiece, Channel, FinishReason, Score, TokenLogprob, Usage
+from edged.api.measuring import Speeds, Workload
 from edged.api.requests import Question
 from edged.api.status import MemoryParts
 from edged.ipc.frames import FrameError, pack
@@ -66,17 +67,12 @@ class Start(Question, frozen=True, kw_only=True, tag="start"):
     thinking: bool = False
 
 
-class Measure(Struct, frozen=True, kw_only=True, tag="measure"):
-    """Time the loaded model, once no request is running: ``batch`` sequences of ``depth`` tokens each.
+class Measure(Workload, frozen=True, kw_only=True, tag="measure"):
+    """Time the loaded model, once no request is running.
 
-    ``prefill_tokens`` at the end of each are timed, then ``decode_steps`` of one token a sequence. From here
-    on the engine computes with ``threads`` (0: as before).
+    From here on the engine computes with ``threads`` (0: as before).
     """
 
-    batch: int = 1
-    depth: int = 0
-    prefill_tokens: int = 0
-    decode_steps: int = 0
     threads: int = 0
 
 
@@ -123,12 +119,8 @@ class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     memory: MemoryParts = MemoryParts()
 
 
-class Measured(Struct, frozen=True, kw_only=True, tag="measured"):
-    """Tokens per second of all sequences together, and the median decode step in milliseconds."""
-
-    prefill_tps: float
-    decode_tps: float
-    step_ms: float
+class Measured(Speeds, frozen=True, kw_only=True, tag="measured"):
+    """The answer to ``Measure``."""
 
 
 class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):

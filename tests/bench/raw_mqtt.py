@@ -7,7 +7,7 @@ from typing import Self
 
 from tests.bench.errors import BenchError
 
-CONNACK, PUBLISH, PUBACK, SUBACK = 2, 3, 4, 9
+CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP = 2, 3, 4, 9, 13
 LIMIT_S = 60.0
 
 
@@ -36,6 +36,10 @@ class RawClient:
     def subscribe(self, topic: str, qos: int) -> None:
         self._send(0x82, b"\0\1" + _text(topic) + bytes([qos]))
         self.expect(SUBACK)
+
+    def ping(self) -> None:
+        self._send(0xC0, b"")
+        self.expect(PINGRESP)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, mid: int = 1) -> None:
         """Send one message; at QoS 1 its PUBACK is to be expected."""

@@ -30,6 +30,7 @@ ROUNDS = 3
 def run(options: Options) -> Iterator[Report]:
     report = Report(scenario="broker", title="What mosquitto takes for a message, a connection, a queue")
     cpu = report.figure("processor time of a message, one at a time, to one subscriber", "µs")
+    sign = report.figure("processor time of what a device does besides", "µs")
     connection = report.figure("memory of an idle connection with one subscription", "KiB")
     queued = report.figure("memory of a message that waits for an absent session", "KiB")
     for number in range(options.rounds_of(ROUNDS)):
@@ -40,7 +41,11 @@ def run(options: Options) -> Iterator[Report]:
                 for qos in (1, 0):
                     cpu.add(f"QoS {qos}, {name}", 1e6 * _message_s(process, port, size, qos, count))
         with mosquitto(options.folder) as (process, port):
-            connection.add("mosquitto", _connection_kib(process, port, options.count(CONNECTIONS, 50)))
+            count = options.count(CONNECTIONS, 50)
+            kib, connect_s, ping_s = _connections(process, port, count)
+            connection.add("mosquitto", kib)
+            sign.add("connect and subscribe", 1e6 * connect_s)
+            sign.add("sign of life", 1e6 * ping_s)
         for name in ("256 B", "4 KiB"):
             with mosquitto(options.folder) as (process, port):
                 count = options.count(QUEUED, 200)
@@ -105,13 +110,18 @@ def _message_s(process: subprocess.Popen[bytes], port: int, size: int, qos: int,
         return (cpu_s(process) - before_s) / count
 
 
-def _connection_kib(process: subprocess.Popen[bytes], port: int, count: int) -> float:
+def _connections(process: subprocess.Popen[bytes], port: int, count: int) -> tuple[float, float, float]:
+    """KiB, seconds for its making, and seconds for a PINGREQ, each for one of so many connections."""
     with contextlib.ExitStack() as stack:
-        before_kib = _resident_kib(process)
+        before_kib, before_s = _resident_kib(process), cpu_s(process)
+        devices = []
         for number in range(count):
-            client = stack.enter_context(RawClient(port, f"device-{number}"))
-            client.subscribe(f"edged/pool/response/device-{number}/+", 1)
-        return (_resident_kib(process) - before_kib) / count
+            devices.append(stack.enter_context(RawClient(port, f"device-{number}")))
+            devices[-1].subscribe(f"edged/pool/response/device-{number}/+", 1)
+        kib, made_s = _resident_kib(process) - before_kib, cpu_s(process)
+        for device in devices:
+            device.ping()
+        return kib / count, (made_s - before_s) / count, (cpu_s(process) - made_s) / count
 
 
 def _queued_kib(process: subprocess.Popen[bytes], port: int, size: int, count: int) -> float:

@@ -227,7 +227,7 @@ def test_the_index_names_every_route():
         async with serving() as box, box.client() as client:
             routes = (await client.get("/")).json()["routes"]
             assert routes["/v1/completions"] == ["POST"]
-            assert len(routes) == 13
+            assert len(routes) == 22
 
     asyncio.run(scenario())
 

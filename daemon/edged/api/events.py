@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from edged.api.errors import BY_CODE, EdgeError, Internal
 from edged.api.requests import ToolCall
@@ -19,11 +19,15 @@ Channel = Literal["text", "reasoning"]
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Token counts; ``cached_tokens`` of the prompt were not evaluated again."""
+    """Token counts; ``cached_tokens`` of the prompt were not evaluated again.
+
+    ``reasoning_tokens`` of the completion were a thought, when there was one.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int | UnsetType = UNSET
 
 
 class Timings(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
 from edged.worker.backends.base import Run, StateError
@@ -278,7 +280,10 @@ class DecodeLoop:
 
     def _finish(self, slot: Slot, finish: FinishReason) -> None:
         usage = Usage(
-            prompt_tokens=slot.prompt_tokens, completion_tokens=slot.generated, cached_tokens=slot.cached
+            prompt_tokens=slot.prompt_tokens,
+            completion_tokens=slot.generated,
+            cached_tokens=slot.cached,
+            reasoning_tokens=slot.output.thought_tokens or UNSET,
         )
         decode_ms = (self._clock() - slot.first_token_at) * 1000
         self._sharing.leaving(slot, whole=finish == "length" or self._backend.is_end(slot.tokens[-1]))

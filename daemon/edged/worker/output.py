@@ -57,6 +57,7 @@ class Output:
         self._stop = StopStrings(order.stop)
         self._circle = Circle()
         self._logprobs = None if order.logprobs is None else Logprobs(backend, order.logprobs)
+        self.thought_tokens = 0  # up to the end of the thought, what closes it included
         self.ended: FinishReason | None = None
 
     @property
@@ -68,7 +69,7 @@ class Output:
 
     def push(self, token: int, row: int) -> list[Token]:
         """What ``token``, drawn from the logits of ``row``, makes certain; the first is told in any case."""
-        self._count += 1
+        self._take(1)
         if self._backend.is_end(token):
             self.ended = "stop"
             return self._messages("", first=self._count == 1) + self.finish()
@@ -104,7 +105,7 @@ class Output:
 
     def feed(self, tokens: Sequence[int]) -> list[Token]:
         """Say what ``tokens`` that were not drawn mean; they count like others."""
-        self._count += len(tokens)
+        self._take(len(tokens))
         return self._messages(self._decoder.decode(b"".join(map(self._backend.piece, tokens))))
 
     def finish(self) -> list[Token]:
@@ -117,6 +118,11 @@ class Output:
     @property
     def _state(self) -> State:
         return "answering" if self._thought is None else self._thought.state
+
+    def _take(self, tokens: int) -> None:
+        self._count += tokens
+        if self._state == "thinking":
+            self.thought_tokens = self._count
 
     def _may_begin(self, token: int) -> bool:
         """Whether ``token`` may come between the thought and an answer that must have a form."""

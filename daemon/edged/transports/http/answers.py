@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
 from edged.transports.http.errors import error_object
 from edged.transports.http.forms import call_objects, chat_logprobs, text_logprobs
@@ -115,12 +116,16 @@ def _call_piece(piece: CallPiece) -> dict[str, Any]:
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    return {
+    """``completion_tokens_details`` are there when the model thought."""
+    told: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+    if usage.reasoning_tokens is not UNSET:
+        told["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return told
 
 
 def _frame(content: dict[str, Any]) -> bytes:

@@ -96,6 +96,8 @@ class Refused(EdgeError):
 
 
 OLLAMA = "/api/"  # below it Ollama's form of an error is spoken: {"error": "..."}
+# What Ollama would do to models over the network.
+CHANGES = re.compile(r"/api/(pull|push|create|copy|delete|blobs/.*)")
 
 # code → (HTTP status, OpenAI error type). Every request error of edged.api is here, and every one above.
 # cancelled is 499: nobody must repeat what somebody stopped, and OpenAI clients do repeat 408, 409 and 5xx.
@@ -172,6 +174,11 @@ def error_response(
 
 def router_error(status: int, method: str, path: str) -> EdgeError:
     """The router's own refusals in our words."""
+    if CHANGES.fullmatch(path):
+        return ManagedLocally(
+            f"{path[:80]}: models are not changed over the network here",
+            hint="on the box, `edgectl models pull` fetches one and `edgectl install --model` serves it",
+        )
     if status == http.HTTPStatus.NOT_FOUND:
         return NotFound(f"there is no route {path[:80]!r}", hint="GET / lists the routes")
     if status == http.HTTPStatus.METHOD_NOT_ALLOWED:

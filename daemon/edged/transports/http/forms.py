@@ -68,7 +68,7 @@ def schema_of(wanted: ResponseFormat | None) -> str:
     """The text of the JSON schema that is asked for; empty when none is. Raises BadRequest."""
     if wanted is None or wanted.type != "json_schema":
         return ""
-    text = "" if wanted.json_schema is None else _text(wanted.json_schema.schema)
+    text = "" if wanted.json_schema is None else raw_text(wanted.json_schema.schema)
     if not text:
         raise BadRequest("response_format.json_schema.schema: is missing")
     return text
@@ -79,7 +79,7 @@ def tools_of(wanted: Iterable[FunctionTool] | None) -> tuple[Tool, ...]:
         Tool(
             name=tool.function.name,
             description=tool.function.description or "",
-            parameters=_text(tool.function.parameters),
+            parameters=raw_text(tool.function.parameters),
         )
         for tool in wanted or ()
     )
@@ -106,15 +106,19 @@ def call_objects(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """As chats tell them: a list of tokens."""
-    content = [
+    """As chats tell them."""
+    return {"content": token_logprobs(logprobs), "refusal": None}
+
+
+def token_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """A list of tokens, each with its alternatives."""
+    return [
         {
             **_token(one.token, one.logprob),
             "top_logprobs": [_token(other.token, other.logprob) for other in one.top],
         }
         for one in logprobs
     ]
-    return {"content": content, "refusal": None}
 
 
 def text_logprobs(logprobs: Sequence[TokenLogprob], offset: int = 0) -> dict[str, Any]:
@@ -139,7 +143,7 @@ def _readable(token: bytes) -> str:
     return token.decode("utf-8", "replace")
 
 
-def _text(raw: Raw) -> str:
+def raw_text(raw: Raw) -> str:
     """JSON as it came; ``null`` is nothing."""
     text = bytes(raw).decode()
     return "" if text == "null" else text

@@ -28,6 +28,10 @@ class ErrorObject(Answer, frozen=True, kw_only=True):
     error: ErrorDetail
 
 
+class OllamaError(Answer, frozen=True, kw_only=True):
+    error: str
+
+
 # --- about the box ------------------------------------------------------------------------
 
 
@@ -66,11 +70,16 @@ class CachedTokens(Answer, frozen=True, kw_only=True):
     cached_tokens: int
 
 
+class ReasoningTokens(Answer, frozen=True, kw_only=True):
+    reasoning_tokens: int
+
+
 class UsageObject(Answer, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
+    completion_tokens_details: ReasoningTokens | UnsetType = UNSET
 
 
 class AnswerHead(Answer, frozen=True, kw_only=True):
@@ -205,6 +214,34 @@ class Vector(Answer, frozen=True, kw_only=True):
 class VectorList(WholeAnswer, frozen=True, kw_only=True):
     object: Literal["list"]
     data: list[Vector]
+
+
+class ResponseUsage(Answer, frozen=True, kw_only=True):
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: ReasoningTokens
+    total_tokens: int
+
+
+class ResponseObject(Struct, frozen=True, kw_only=True):
+    """OpenAI's response; what the request asked for stands beside these fields."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: ResponseUsage | None
+    timings: Timings | UnsetType = UNSET
+
+
+class ResponseEvent(Struct, frozen=True, kw_only=True):
+    """One of OpenAI's typed events, numbered from 0."""
+
+    type: str
+    sequence_number: int
 
 
 class Document(Struct, frozen=True, kw_only=True):

@@ -21,8 +21,10 @@ from edged.transports.http.completions import Completions
 from edged.transports.http.described import About, Described
 from edged.transports.http.errors import JsonResponse, ModelNotFound, error_response, router_error
 from edged.transports.http.hosts import own_names
+from edged.transports.http.ollama_routes import ollama_routes
 from edged.transports.http.openai import CHAT, TEXT, ChatBody, TextBody
 from edged.transports.http.page_files import PageFiles
+from edged.transports.http.responses import Responses, ResponsesBody
 
 if TYPE_CHECKING:
     from starlette.requests import Request as HttpRequest
@@ -71,6 +73,9 @@ def routes(service: Service, patience: Patience, *, keyed: bool) -> list[Describ
         answer="TextCompletion",
         stream="TextCompletionChunk",
     )
+    responses = About(
+        summary="Make a response.", body=ResponsesBody, answer="ResponseObject", stream="ResponseEvent"
+    )
     classify = About(
         summary="Say how likely each of some choices is.", body=Classify.body, answer="Classification"
     )
@@ -97,8 +102,10 @@ def routes(service: Service, patience: Patience, *, keyed: bool) -> list[Describ
         ),
         Described("/v1/chat/completions", Completions(service, CHAT, patience), chat),
         Described("/v1/completions", Completions(service, TEXT, patience), text),
+        Described("/v1/responses", Completions(service, Responses(), patience), responses),
         Described("/v1/classify", AtOnce(service, Classify(), patience), classify),
         Described("/v1/embeddings", AtOnce(service, Embeddings(), patience), embed),
+        *ollama_routes(service, patience),
     ]
 
 

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING
 
-from edged.ipc.frames import FrameReader
+from edged.ipc.frames import FrameError, FrameReader
 from edged.ipc.messages import LoadFailed, Measured, Ready, decode_from_worker, encode
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class Worker:
         self._link = link
         self._reader = FrameReader()
         self._ready: deque[FromWorker] = deque()
+        self._failed: Exception | None = None  # what ``receive`` raises from here on
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        # One registration for its life: a call of sock_recv for each message costs two more system calls.
+        self._loop.add_reader(link, self._readable)
 
     @property
     def pid(self) -> int:
@@ -88,19 +93,31 @@ class Worker:
 
     async def send(self, message: ToWorker) -> None:
         """Deliver ``message``; raises OSError when the worker is gone."""
-        await asyncio.get_running_loop().sock_sendall(self._link, encode(message))
+        await self._loop.sock_sendall(self._link, encode(message))
 
     async def receive(self) -> FromWorker:
         """The next message. Raises EOFError when the worker has hung up, FrameError on garbage."""
         while not self._ready:
-            try:
-                data = await asyncio.get_running_loop().sock_recv(self._link, READ_BYTES)
-            except ConnectionError as error:
-                raise EOFError(str(error)) from error
-            if not data:
-                raise EOFError("the worker hung up")
-            self._ready.extend(decode_from_worker(payload) for payload in self._reader.feed(data))
+            if self._failed is not None:
+                raise self._failed
+            self._news.clear()
+            await self._news.wait()
         return self._ready.popleft()
+
+    def _readable(self) -> None:
+        """Take what the link has; its end and garbage are for ``receive`` to raise."""
+        try:
+            data = self._link.recv(READ_BYTES)
+            self._ready.extend(map(decode_from_worker, self._reader.feed(data)))
+            if not data:
+                self._failed = EOFError("the worker hung up")
+        except BlockingIOError:
+            return
+        except (OSError, FrameError) as error:
+            self._failed = EOFError(str(error)) if isinstance(error, ConnectionError) else error
+        if self._failed is not None:
+            self._loop.remove_reader(self._link)
+        self._news.set()
 
     async def load(self, order: Load, *, load_timeout_s: float, hang_timeout_s: float) -> Ready:
         """Let the worker load; raises WorkerLost when it cannot, takes too long or falls silent."""
@@ -147,7 +164,9 @@ class Worker:
 
         Safe to repeat. Does not raise when the worker will not die, which a failing disk can do.
         """
-        self._link.close()
+        if self._link.fileno() >= 0:
+            self._loop.remove_reader(self._link)
+            self._link.close()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

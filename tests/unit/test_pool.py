@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.transports.mqtt.incoming import Incoming
+from edged.transports.mqtt.pool_backlog import HOPS, WAITED, Backlog, waiting
 from edged.transports.mqtt.pool_boxes import STALE_S, Box, Boxes
 from edged.transports.mqtt.pool_needs import Can, Needs, params_b, unmet
 from edged.transports.mqtt.pool_topics import PoolTopics
+from edged.transports.mqtt.topics import RequestTopic
 
 CAN = Can(model="qwen3.5-4b", params_b=4.0, context=4096, features=("chat", "thinking"))
 TOPICS = PoolTopics("edged", "pool")
@@ -98,3 +101,42 @@ def test_what_a_box_listens_to_follows_from_what_it_has_to_do():
     assert full - idle == {"$share/edged/edged/pool/free/+"}
     assert TOPICS.wanted("k", intake=False, spare=False, surplus=False) == set()
     assert idle | full == TOPICS.every({"k"})
+
+
+def dealt(payload=b"{}", *, user=(), expiry_s=None, now_s=100.0):
+    message = Incoming(
+        topic="edged/pool/request/esp/chat", payload=payload, mid=1, qos=1, retain=False, dup=False,
+        expiry_s=expiry_s, user=user,
+    )  # fmt: skip
+    return waiting(None, message, RequestTopic("esp", "chat"), now_s=now_s, default_ttl_s=600.0)  # type: ignore[arg-type]
+
+
+def test_the_time_a_request_has_counts_over_all_boxes_it_waits_at():
+    first = dealt(b'{"ttl_s": 30}')
+    assert first.deadline_s == 130.0
+    second = dealt(b'{"ttl_s": 30}', user=tuple(first.notes(110.0)), now_s=7.0)
+    assert (second.hops, second.waited_s, second.deadline_s) == (1, 10.0, 27.0)
+    assert dealt(expiry_s=20).deadline_s == 120.0
+    assert dealt(expiry_s=20).aged(105.5).expiry_s == 14
+    assert dealt().deadline_s == 700.0
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"[]", b"\xff", b'{"ttl_s": "x"}', b'{"needs": 5}', b'{"id": 7}']
+)
+def test_what_cannot_be_read_waits_like_anything_else_and_needs_nothing(payload):
+    found = dealt(payload, user=((HOPS, "-1"), (WAITED, "9" * 40)))
+    assert (found.id, found.needs, found.hops, found.waited_s, found.ttl_s) == (None, None, 0, 0.0, 600.0)
+
+
+def test_what_is_put_back_is_the_oldest_again_and_what_was_taken_is_gone():
+    backlog, entries = Backlog(), [dealt(b'{"id": "%d"}' % number) for number in range(3)]
+    for entry in entries:
+        backlog.add(entry)
+    assert backlog.remove(entries[0])
+    assert not backlog.remove(entries[0])
+    backlog.restore(entries[0])
+    assert [entry.id for entry in backlog] == ["0", "1", "2"]
+    assert backlog.first(lambda entry: entry.id != "0") is entries[1]
+    assert backlog.take(lambda entry: entry.id == "2") == [entries[2]]
+    assert len(backlog) == 1

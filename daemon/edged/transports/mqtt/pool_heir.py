@@ -67,7 +67,9 @@ class Heirs:
         self._not_before_s = {node: self._not_before_s.get(node, now_s + GRACE_S) for node in orphans}
         for node, at_s in self._not_before_s.items():
             if at_s <= now_s and node not in self._tasks and len(self._tasks) < AT_ONCE:
-                self._tasks[node] = asyncio.create_task(self._take_over(node), name=f"mqtt-heir-{node}")
+                task = asyncio.create_task(self._take_over(node), name=f"mqtt-heir-{node}")
+                self._tasks[node] = task
+                task.add_done_callback(lambda _, node=node: self._ended(node))  # type: ignore[misc]
 
     async def stop(self) -> None:
         """Leave what is not done to the next heir."""
@@ -99,8 +101,10 @@ class Heirs:
         finally:
             if connection is not None:
                 connection.abandon("no longer needed")
-            self._not_before_s[node] = self._clock() + AGAIN_S
-            self._tasks.pop(node, None)
+
+    def _ended(self, node: str) -> None:
+        self._tasks.pop(node, None)
+        self._not_before_s[node] = self._clock() + AGAIN_S
 
     async def _empty(self, connection: PoolConnection) -> None:
         """Wait until all that the session held is acknowledged, or the connection is gone."""

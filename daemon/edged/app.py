@@ -163,8 +163,9 @@ class App:
         )
 
     def _conditions(self) -> list[Condition]:
-        discovery = self.discovery.condition() if self.discovery else None
-        return [*(self.mqtt.conditions() if self.mqtt else ()), *([discovery] if discovery else ())]
+        sources = (self.http, self.discovery)
+        found = [source.condition() for source in sources if source]
+        return [*(self.mqtt.conditions() if self.mqtt else ()), *(one for one in found if one)]
 
     # --- the stop, stage by stage, each bounded -------------------------------------------
 

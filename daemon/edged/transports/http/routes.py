@@ -81,7 +81,13 @@ def routes(service: Service, patience: Patience, *, keyed: bool) -> list[Describ
     )
     embed = About(summary="Make vectors of texts.", body=Embeddings.body, answer="VectorList")
     return [
-        Described("/", tell.index, About(summary="The routes there are; for browsers a page.", answer="Index", also_as=("text/html",))),
+        Described(
+            "/",
+            tell.index,
+            About(
+                summary="The routes there are; for browsers a page.", answer="Index", also_as=("text/html",)
+            ),
+        ),
         Described("/openapi.json", tell.document, About(summary="This document.", answer="Document")),
         Described("/healthz", tell.healthz, About(summary="The daemon is alive.", answer="Alive")),
         Described(

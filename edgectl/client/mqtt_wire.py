@@ -23,7 +23,7 @@ from edged.api.events import (
     Usage,
 )
 from edged.api.requests import ToolCall
-from edged.api.status import Condition, Counters, EngineState, MemoryStatus, ServiceState, Status
+from edged.api.status import Condition, Counters, EngineState, HostStatus, MemoryStatus, ServiceState, Status
 
 if TYPE_CHECKING:
     from edged.api.requests import Request, Tool
@@ -48,6 +48,8 @@ class Health(Struct, frozen=True):
     loaded: bool = True
     tok_s: float | None = None
     mem: HealthMemory = HealthMemory()
+    temp_c: float | None = None
+    throttled: tuple[str, ...] | None = None
     conditions: tuple[str, ...] = ()
 
 
@@ -220,6 +222,9 @@ def status(info: Info, health: Health, *, online: bool) -> Status:
             worker_swap_bytes=health.mem.swap,
         ),
         counters=Counters(),
+        # A box tells its places when they are all taken.
+        capacity=health.queue + health.running if health.state == "overloaded" else 0,
+        host=HostStatus(temperature_c=health.temp_c, throttled=health.throttled),
         conditions=tuple(
             Condition(code=code, severity="warning", message=code.replace("_", " "))
             for code in health.conditions

@@ -1,0 +1,53 @@
+"""What a box publishes as its health, and what clients make of it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from edgectl.client import mqtt_wire
+from edged.api.status import (
+    Condition,
+    Counters,
+    EngineState,
+    Info,
+    Limits,
+    MemoryStatus,
+    ModelInfo,
+    ServiceState,
+    Status,
+)
+from edged.transports.mqtt import presence
+
+MODEL = ModelInfo(name="m", quant="Q4", file_bytes=1, context_tokens=512, slots=2)
+LIMITS = Limits(max_prompt_tokens=1, max_tokens=1, max_prompt_bytes=1, max_reply_bytes=1)
+INFO = Info(node="attic", version="1", model=MODEL, board="", limits=LIMITS, features=("chat",))
+
+
+def seen(*, queue: int = 0, conditions: tuple[Condition, ...] = (), **sensed) -> Status:
+    """A status as it comes out at the other side of the broker."""
+    told = Status(
+        node="attic", version="1", pid=1, worker_pid=2, state=ServiceState.READY, engine=EngineState.READY,
+        uptime_s=1.0, model=MODEL, queue=queue, running=0, decode_tps=4.5, first_token_ms=None,
+        memory=MemoryStatus(budget_bytes=100), counters=Counters(), conditions=conditions,
+    )  # fmt: skip
+    facts = msgspec.json.encode(presence.health(told, 8) | {"temp_c": None, "throttled": None} | sensed)
+    return mqtt_wire.status(INFO, msgspec.json.decode(facts, type=mqtt_wire.Health), online=True)
+
+
+@pytest.mark.parametrize(("queued", "health"), [(0, "ok"), (7, "ok"), (8, "overloaded"), (9, "overloaded")])
+def test_a_box_with_every_place_taken_is_overloaded_over_mqtt_too(queued, health):
+    assert seen(queue=queued).health == health
+
+
+def test_heat_and_throttling_arrive():
+    status = seen(temp_c=71, throttled=["under-voltage"])
+    assert status.host.temperature_c == 71
+    assert status.host.throttled == ("under-voltage",)
+    assert seen().host.temperature_c is None
+
+
+def test_a_condition_makes_it_degraded():
+    status = seen(conditions=(Condition(code="memory_guard", severity="warning", message="m"),))
+    assert status.health == "degraded"
+    assert [condition.code for condition in status.conditions] == ["memory_guard"]

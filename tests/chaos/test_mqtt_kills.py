@@ -136,8 +136,6 @@ def test_while_the_engine_stands_still_the_broker_keeps_what_is_too_much(tmp_pat
     tree = fake_tree(
         fake_model(tmp_path), model={"slots": 2}, limits={"queue": 8}, engine={"hang_timeout_s": 120}
     )
-    capacity = 2 + 8
-
     async def scenario(daemon: Daemon, proxy: FaultProxy, broker: Broker) -> None:
         async with Peer(broker.port, f"{BASE}/response/#", f"{BASE}/status", version="5") as peer:
             await until(lambda: "online" in peer.texts(f"{BASE}/status"), "online")
@@ -149,7 +147,7 @@ def test_while_the_engine_stands_still_the_broker_keeps_what_is_too_much(tmp_pat
                     found[one["id"]] = found.get(one["id"], False) or one["ok"]
                 return found
 
-            worker = daemon.status()["worker_pid"]
+            worker, capacity = daemon.status()["worker_pid"], daemon.status()["capacity"]
             os.kill(worker, signal.SIGSTOP)
             try:
                 for number in range(500):

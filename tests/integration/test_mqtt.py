@@ -31,10 +31,10 @@ def broker(tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def serving(port, service, *, connect=True, **config):
+async def serving(port, service, *, connect=True, node="box", **config):
     """A transport that is connected; it waits no time between attempts."""
     transport = MqttTransport(
-        Mqtt(port=port, **config), "box", service, uniform=lambda _low, high: min(high, 0.1)
+        Mqtt(port=port, **config), node, service, uniform=lambda _low, high: min(high, 0.1)
     )
     await transport.start()
     try:

@@ -183,6 +183,16 @@ def decode_ask(
     return Asked(request=request)
 
 
+def aged(asked: Asked, waited_s: float, limits: Limits) -> Asked:
+    """``asked`` as it is after so long a wait; raises Expired when that was longer than it may wait."""
+    if not waited_s:
+        return asked
+    left_s = (asked.request.ttl_s or limits.default_ttl_s) - waited_s
+    if left_s <= 0:
+        raise Expired("it waited longer than it may")
+    return structs.replace(asked, request=structs.replace(asked.request, ttl_s=left_s))
+
+
 def read_id(payload: bytes, limits: Limits) -> str | None:
     """The id of a request that was refused, if it can be told without trusting the rest."""
     if len(payload) > max_payload_bytes(limits):

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from edged.api.errors import BadRequest, Busy, EdgeError, Loading, NoBox
+from edged.api.errors import BadRequest, Busy, Cancelled, EdgeError, Loading, NoBox
 from edged.api.events import Failed, Finished
 from edged.host.quiet import QuietLog
 from edged.transports.mqtt import codec, replies
 from edged.transports.mqtt.answers import Answers
 from edged.transports.mqtt.exchange import Exchange, Receipt, Reply
+from edged.transports.mqtt.held import Held, HeldRequest
 from edged.transports.mqtt.pool_needs import can_of, unmet
 from edged.transports.mqtt.topics import Ask, CancelTopic, RequestTopic
 
@@ -63,6 +64,8 @@ class Desk:
         self._line = line
         self._log = QuietLog(logging.getLogger(__name__), clock)
         self._answers = Answers(config.duplicates, ANSWERS_BYTES)
+        self._clock = clock
+        self._held = Held()
         self._running: dict[tuple[str, str, str], Exchange] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -76,6 +79,7 @@ class Desk:
     def close(self) -> None:
         """Take nothing new; what arrives stays with the broker for the next run."""
         self._closed = True
+        self._held.clear()
 
     async def settle(self, timeout_s: float) -> None:
         """Wait for what runs, then give up on it: without acknowledgement the broker keeps it."""
@@ -115,15 +119,28 @@ class Desk:
 
     def _cancel(self, client: str, payload: bytes) -> None:
         request_id = payload[:256].decode("utf-8", "replace").strip().strip('"')
-        known = self._service.cancel(client, request_id)
+        known = self._service.cancel(client, request_id) or self._cancel_held(client, request_id)
         self._log.info("cancel client=%s id=%.64r known=%s", client, request_id, known)
 
-    def _take(self, place: Ask | RequestTopic, message: Incoming, receipt: Receipt | None) -> None:
+    def _cancel_held(self, client: str, request_id: str) -> bool:
+        """End a request that waits unacknowledged; False when it does not wait here."""
+        for one in self._held.of(client):
+            if codec.read_id(one.message.payload, self._service.limits) == request_id:
+                self._held.remove(one)
+                wanted = (self._ordinary(one.place),)
+                failed = Failed.of(request_id, Cancelled("the client cancelled it"))
+                self._refuse(one.place, b"", wanted, failed, one.receipt)
+                return True
+        return False
+
+    def _take(
+        self, place: Ask | RequestTopic, message: Incoming, receipt: Receipt | None, waited_s: float = 0.0
+    ) -> None:
         digest = hashlib.sha256(message.payload).digest()[:16]
         wanted: tuple[Reply, ...] = (self._ordinary(place),)
         try:
             wanted = self._places(place, message, wanted[0])
-            asked = self._decode(place, message, digest)
+            asked = codec.aged(self._decode(place, message, digest), waited_s, self._service.limits)
             wanted = self._narrowed(place, asked, wanted)
             if asked.needs and (lacking := self._lacking(asked.needs, asked.request.op)):
                 raise NoBox(f"this box does not have {lacking}")
@@ -137,7 +154,10 @@ class Desk:
         except EdgeError as error:
             request_id = codec.read_id(message.payload, self._service.limits) or ""
             failed = Failed.of("" if isinstance(place, Ask) else request_id, error)
-            self._refuse(place, digest, wanted, failed, receipt)
+            if receipt and self._full():
+                self._hold(place, message, receipt)
+            else:
+                self._refuse(place, digest, wanted, failed, receipt)
             return
         exchange = Exchange(key, digest, wanted, self._stream_topic(place))
         exchange.own(receipt)
@@ -145,11 +165,29 @@ class Desk:
         if remembered is not None:
             self._log.info("answered from memory client=%s op=%s id=%s", *key)
             self._spawn(self._finish(exchange, remembered))
+        elif receipt and (self._full() or len(self._running) >= self._service.capacity):
+            self._hold(place, message, receipt)
         elif self._full():
             self._shed(exchange)
         else:
             self._running[key] = exchange
             self._spawn(self._answer(exchange, asked))
+
+    def _hold(self, place: Ask | RequestTopic, message: Incoming, receipt: Receipt) -> None:
+        """Keep a QoS 1 request until there is room; without its acknowledgement the broker sends no more."""
+        if not self._held.put(HeldRequest(place, message, receipt, self._clock())):
+            self._log.warning("left a request with the broker: too much waits here topic=%s", message.topic)
+
+    def _take_held(self) -> None:
+        while not self._running or len(self._running) < self._service.capacity:
+            one = None if self._full() else self._held.take()
+            if one is None:
+                break
+            self._take(one.place, one.message, one.receipt, self._clock() - one.since_s)
+        connection = self._line.connection
+        if self._held.left and not self._running and connection is not None:
+            self._held.left = False
+            connection.abandon("requests were left with the broker, which sends them again now")
 
     def _join(
         self, running: Exchange, digest: bytes, wanted: tuple[Reply, ...], receipt: Receipt | None
@@ -295,7 +333,12 @@ class Desk:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._closed:
+            self._take_held()
 
 
 def _client_op(place: Ask | RequestTopic) -> tuple[str, str]:

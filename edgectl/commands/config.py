@@ -154,6 +154,24 @@ def _settings(value: Struct, default: Struct, prefix: str) -> Iterator[Setting]:
             yield Setting(f"{prefix}{name}", ours, theirs)
 
 
+@command.command(
+    epilog="""\b
+Examples:
+  edgectl config mosquitto acl | sudo tee /etc/mosquitto/edged.acl
+  edgectl config mosquitto conf | sudo tee /etc/mosquitto/conf.d/edged.conf"""
+)
+@click.argument("name", metavar="acl|conf", type=click.Choice(("acl", "conf")))
+def mosquitto(name: str) -> None:
+    """Print ready files for the mosquitto broker.
+
+    `acl` keeps devices, boxes, Home Assistant and the operator apart; `conf` is a configuration with TLS that
+    uses it.
+    """
+    from edgectl.resources import data_dir
+
+    click.echo((data_dir("profiles/mosquitto") / f"edged.{name}").read_text(), nl=False)
+
+
 def _load(path: Path) -> Config:
     try:
         return load(path)

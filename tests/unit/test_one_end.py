@@ -46,7 +46,7 @@ class Client:
 
     async def leave(self) -> None:
         """Hang up, as a transport does."""
-        self.left = not self.task.done()
+        self.left = self.left or not self.task.done()
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         await self._events.aclose()
@@ -227,6 +227,25 @@ def steps_of(box: Box, client: Client) -> int:
             return box.engine.steps - before
         box.step()
     raise AssertionError("no end")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 13])
+@pytest.mark.parametrize("how", ["cancel", "leave"])
+def test_a_slot_is_free_for_the_next_one_step_after_a_cancel_while_reading_and_while_answering(
+    box_of, steps, how
+):
+    box = box_of(slots=1, answer="0123456789" * 10)
+    long = box.submit("x" * 150, max_tokens=100)  # ten steps to read
+    box.step(steps)
+    following = box.submit("hi", client="next", max_tokens=1)
+    assert box.engine.running == 1
+    if how == "cancel":
+        assert box.service.cancel("test", long.request.id)
+        box.settle()
+        assert long.ends[0].code == "cancelled"
+    else:
+        box.loop.run_until_complete(long.leave())
+    assert steps_of(box, following) <= 3  # one in which the slot is given back, two for an answer of a token
 
 
 def test_beside_a_client_that_floods_a_light_one_takes_three_times_its_steps_alone_at_most(box_of):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edged.api.config import Mqtt
 from edged.api.errors import Busy, Draining
 from edged.transports.mqtt import MqttTransport
-from edged.transports.mqtt.codec import max_payload_bytes
+from edged.transports.mqtt.codec import Body, max_payload_bytes
 from edged.transports.mqtt.desk import SPARE_EXCHANGES
 from edged.transports.mqtt.exchange import MAX_PLACES
 from tests.integration.broker import MOSQUITTO, Broker
@@ -152,7 +155,7 @@ def test_answers_go_to_the_response_topic_with_the_correlation_data_and_to_the_o
 @pytest.mark.parametrize(
     "target", ["$SYS/x", "a/+", "a/#", "other/topic", f"{ROOT}/request/x/chat", f"{ROOT}/response/you/chat"]
 )
-def test_answers_cannot_be_aimed_elsewhere(broker, target):
+def test_answers_cannot_be_aimed_elsewhere(broker, target, caplog):
     async def scenario():
         async with answering(broker, reply_prefixes=("app", "edged")) as (service, _, peer):
             peer.send(f"{ROOT}/request/me/chat", {"id": "1", "prompt": "x", "reply_to": target})
@@ -169,6 +172,7 @@ def test_answers_cannot_be_aimed_elsewhere(broker, target):
             assert {m.topic for m in peer.heard if m.topic == target and m.topic.startswith("other")} == set()
 
     asyncio.run(scenario())
+    assert "refused client=me op=chat id=1: bad_request: reply_to: " in caplog.text
 
 
 def test_mosquitto_rr_works_without_a_setting(broker):
@@ -224,6 +228,56 @@ def test_a_broken_request_gets_one_answer_and_is_acknowledged(broker, version, p
             assert [one["id"] for one in answers] == ["last"]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_whatever_the_bytes_are_each_message_gets_one_answer_and_the_box_goes_on(broker, version):
+    """What hypothesis makes of JSON, and good requests with bytes changed, cut and repeated."""
+    good = json.dumps(
+        {"id": "1", "prompt": "hö", "max_tokens": 4, "stop": ["a"], "choices": ["x", "y"]}
+    ).encode()
+    luck = random.Random(20261122)
+    sent: list[bytes] = []
+
+    @settings(max_examples=120, database=None, derandomize=True)
+    @given(payloads())
+    def collect(payload):
+        sent.append(payload)
+
+    collect()
+    for _ in range(120):
+        cut = luck.randrange(len(good))
+        noise = bytes(luck.randrange(256) for _ in range(luck.randrange(1, 6)))
+        sent.append(good[:cut] + noise + good[luck.randrange(len(good)) :])
+
+    async def scenario():
+        async with answering(broker, version=version) as (_, mqtt, peer):
+            for number, payload in enumerate(sent):
+                peer.send(f"{ROOT}/request/c{number}/chat", payload)
+            await until(
+                lambda: all(peer.on(f"{ROOT}/response/c{number}/chat") for number in range(len(sent))),
+                "an answer to each", 60,
+            )  # fmt: skip
+            for number, payload in enumerate(sent):
+                (said,) = peer.documents(f"{ROOT}/response/c{number}/chat")
+                assert said["ok"] or said["error"]["code"] in {"bad_request", "too_large"}, (payload, said)
+                assert said["ok"] or said["error"]["message"].isprintable(), (payload, said)
+            peer.send(f"{ROOT}/request/me/chat", {"id": "good", "prompt": "x"})
+            assert (await peer.wait(f"{ROOT}/response/me/chat"))[0]["ok"]
+            assert mqtt.connected
+
+    asyncio.run(scenario())
+
+
+def payloads():
+    """Bytes; JSON of any shape; objects that have the names of fields and the wrong values."""
+    leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    trees = st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    )
+    fields = st.dictionaries(st.sampled_from([*Body.__struct_fields__, "x"]), trees, max_size=6)
+    return st.binary(max_size=200) | (trees | fields).map(lambda tree: json.dumps(tree).encode())
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -19,6 +19,7 @@ MOSQUITTO = """\
 listener {port} 127.0.0.1
 allow_anonymous true
 persistence false
+set_tcp_nodelay true
 """
 
 AMQTT = """\

@@ -212,7 +212,7 @@ class Status(Struct, frozen=True, kw_only=True):
     @property
     def load(self) -> float:
         """Share of the places for requests that are taken: 0 idle, 1 full; 0 where it is not known."""
-        return (self.queue + self.running) / self.capacity if self.capacity else 0.0
+        return min(1.0, (self.queue + self.running) / self.capacity) if self.capacity else 0.0
 
     @property
     def health(self) -> Health:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import shutil
 import signal
 
 import pytest
 
 from edgectl.models.store import Store
 from edged.maintenance.places import stores
-from tests.fixtures.file_server import serving, stalls_after
+from tests.fixtures.file_server import sends, serving, stalls_after
 from tests.fixtures.gguf_files import model_bytes
 from tests.integration.broker import MOSQUITTO, Broker
 from tests.integration.mqtt_peer import Peer, until
@@ -138,6 +139,20 @@ def test_what_is_wrong_with_a_pull_is_its_error(tmp_path):
             failed = await over(peer, topic("update", "u1"))
             assert failed["error"]["code"] == "unsupported"
             assert "edgectl install" in failed["error"]["hint"]
+            assert Store(stores(edged.state)[1]).list() == ()
+
+    with Broker(tmp_path) as broker, serving(FILE) as server:
+        asyncio.run(scenario(broker, server))
+
+
+def test_a_disk_without_room_for_the_file_is_said_before_it_is_fetched(tmp_path):
+    async def scenario(broker, server):
+        server.default = sends(b"", Content_Length=shutil.disk_usage(tmp_path).free + (1 << 30))
+        async with box(tmp_path, broker) as (edged, peer):
+            peer.send(topic("pull", "p1"), {"url": server.url(), "sha256": SHA256})
+            failed = await over(peer, topic("pull", "p1"))
+            assert failed["error"]["code"] == "no_space", failed
+            assert "MiB" in failed["error"]["message"] or "GiB" in failed["error"]["message"]
             assert Store(stores(edged.state)[1]).list() == ()
 
     with Broker(tmp_path) as broker, serving(FILE) as server:

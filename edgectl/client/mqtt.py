@@ -14,14 +14,14 @@ import msgspec
 from edgectl.client import mqtt_wire as wire
 from edgectl.client.ordering import OrderedText
 from edgectl.client.port import expired
-from edgectl.errors import NotFound, Unhealthy, Unreachable
+from edgectl.errors import NotFound, Unauthorized, Unhealthy, Unreachable
 from edged.api.errors import EdgeError
 from edged.api.events import Channel, Delta, Finished
 from edged.api.status import Info
 from edged.api.topics import NodeTopics
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from edgectl.client.address import MqttAddress
     from edgectl.client.mqtt_line import Line
@@ -34,6 +34,12 @@ HEALTH_S = 0.5  # comes with the status, but may be missing
 DISCOVERY_S = 1.0  # there is no mark at the end of what is retained, so this long is listened
 RECONNECT_PATIENCE_S = 20.0  # four attempts of paho; an answer under way survives a restart of the broker
 MAX_WAITING = 4096  # streamed pieces nobody has read yet; more are dropped, and the final answer has them
+
+
+def _pool_serves(kept: Mapping[str, bytes], root: str) -> bool:
+    """Whether a box of the pool at ``root`` says that it takes work."""
+    boxes = (payload for topic, payload in tuple(kept.items()) if topic.startswith(f"{root}/box/"))
+    return any(b'"serving"' in payload for payload in boxes)
 
 
 class _Link(enum.Enum):
@@ -190,11 +196,17 @@ class MqttTransport:
     def _check_presence(self, line: Line) -> None:
         """Raises Unreachable when the box is off; a request to it would wait for its next start."""
         topics = self._topics
+        if _pool_serves(line.kept, topics.root):
+            return
         line.wait_for(lambda kept: topics.status in kept, PRESENCE_S)
         said = line.kept.get(topics.status)
         if said == b"online":
             return
         if said is None:
+            with contextlib.suppress(Unauthorized):
+                line.subscribe({f"{topics.root}/box/+": 0})  # what is no box may be a pool of them
+            if line.wait_for(lambda kept: _pool_serves(kept, topics.root), HEALTH_S):
+                return
             raise Unreachable(
                 f"the broker at {self._address} knows no edged at {topics.root}",
                 hint="check the node's name; an address without a node finds the only one there is",

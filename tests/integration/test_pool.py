@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from msgspec import structs
 
+from edgectl.client import EdgeClient
 from edged.api.config import Mqtt, Pool
 from edged.transports.mqtt import MqttTransport
 from tests.integration.broker import MOSQUITTO, Broker
@@ -105,6 +106,18 @@ def test_every_request_is_answered_by_one_box_which_says_so(broker, version):
             assert {one["id"]: one["text"] for one in answers} == {str(n): f"echo: q{n}" for n in range(20)}
             assert len(answers) == 20
             assert set(by(peer)) == {"a", "b"}
+
+    asyncio.run(scenario())
+
+
+def test_the_client_asks_a_pool_by_its_name_as_it_asks_a_box(broker):
+    def ask():
+        with EdgeClient(f"mqtt://127.0.0.1:{broker.port}/{ROOT}") as client:
+            return client.generate("is it raining?").text, "".join(client.stream("and now?"))
+
+    async def scenario():
+        async with pool(broker, Box(), Box()):
+            assert await asyncio.to_thread(ask) == ("echo: is it raining?", "echo: and now?")
 
     asyncio.run(scenario())
 

@@ -115,7 +115,7 @@ class Desk:
                 wanted = self._places(place, message, wanted[0])
             request_id = codec.read_id(message.payload, self._service.limits) or ""
             receipt = Receipt(connection, message.mid) if message.qos else None
-            self._refuse(place, message.payload[:0], wanted, Failed.of(request_id, error), receipt)
+            self._refuse(place, b"", wanted, Failed.of(request_id, error), receipt)
 
     def _cancel(self, client: str, payload: bytes) -> None:
         request_id = payload[:256].decode("utf-8", "replace").strip().strip('"')

@@ -19,7 +19,6 @@ COMMANDS: dict[str, str] = {
     "uninstall": "Remove the service, and on request its data.",
     "status": "Show the health of a running edged.",
     "top": "Watch a running edged live.",
-    "top": "Watch a running edged live.",
     "ask": "Ask a running edged something and stream the answer.",
     "classify": "Have a running edged say which of some choices fits a text.",
     "embed": "Have a running edged make vectors of texts.",

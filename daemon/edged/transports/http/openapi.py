@@ -38,7 +38,7 @@ ON_GUARDED_PATHS = ("too_many_connections",)
 WITH_KEYS = ("unauthorized",)
 AT_WORK = (
     "model_not_found", "request_timeout", "unsupported_media_type", "busy", "cancelled", "engine_lost",
-    "loading", "draining", "memory_guard", "expired",
+    "loading", "draining", "memory_guard", "thermal", "expired",
 )  # fmt: skip
 RETRYABLE = (429, 502, 503)
 

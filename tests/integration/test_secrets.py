@@ -129,3 +129,21 @@ def test_nothing_that_the_daemon_writes_holds_a_secret(box):
             for name, canary in CANARIES.items():
                 assert canary.encode() not in content, (path, name)
     assert KEY not in box.config.with_name("keys.toml").read_text()
+
+
+def test_a_broken_file_of_keys_is_a_condition_until_it_is_mended_and_locks_nobody_out(box):
+    keys = box.config.with_name("keys.toml")
+    good = keys.read_text()
+
+    def conditions():
+        told = json.loads(request(box, "GET", "/status", KEY).partition("\n\n")[2])["conditions"]
+        return {one["code"]: one["message"] for one in told}
+
+    keys.write_text(f"phone = {PASSWORD}")
+    try:
+        told = wait_until(lambda: conditions().get("keys_not_read"), "the change to be noticed")
+        assert PASSWORD not in told
+        assert PASSWORD not in box.log
+    finally:
+        keys.write_text(good)
+    wait_until(lambda: "keys_not_read" not in conditions(), "the mended file to be read")

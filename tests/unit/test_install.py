@@ -21,6 +21,7 @@ from edged.api.errors import Busy
 from edged.api.status import EngineState
 from edged.host.config import load
 from tests.kit.installation import CODE, COMPUTER, Box, Faults, Killed, tree
+from tests.kit.keys import KEY, put_keys
 
 MOST_EFFECTS = 200  # far more than any installation has; a loop that reaches it tests nothing
 
@@ -411,6 +412,22 @@ def test_models_and_an_edited_configuration_stay_without_purge(box):
     assert box.places.state.is_dir()
     assert not box.places.unit.exists()
     assert removal(box) == []
+
+
+def test_api_keys_outlive_a_reinstall_and_a_removal_and_go_with_purge(box):
+    box.install()
+    hashes, own = box.places.keys
+    put_keys(hashes)
+    own.write_text(KEY)
+    served = f'\n[http]\nhost = "0.0.0.0"\nkeys_file = "{hashes}"\n'
+    box.places.config.write_text(box.places.config.read_text() + served)
+    box.install(Options(context_tokens=1024))
+    assert load(box.places.config).http.keys_file == str(hashes)
+    assert "LoadCredential" not in box.places.unit.read_text()  # the service reads the hashes where they are
+    uninstall(box)
+    assert [path in uninstaller.kept(box.places, purge=False) for path in (hashes, own)] == [True, True]
+    uninstall(box, purge=True)
+    assert not box.places.config.parent.exists()
 
 
 def test_uninstalling_what_is_not_there_has_nothing_to_do(box):

@@ -28,7 +28,7 @@ LONGEST_RETRY_S = 600.0
 
 
 class Reception:
-    """The queue and who gets into it. ``config`` and ``intake`` are replaced when they change."""
+    """The queue and who gets into it. ``intake`` is replaced when it changes."""
 
     def __init__(self, config: Config, tally: Tally) -> None:
         self.config = config
@@ -82,6 +82,12 @@ class Reception:
             wait_s = everything.wait_s if everything else RETRY_S
             raise Busy(error.message, retry_after_s=_rounded(wait_s)) from None
         return ahead.entries, round(expected.eta_s, 1) if expected else None
+
+    def adopt(self, config: Config) -> None:
+        """Go by ``config``; how long texts and answers are is another model's matter."""
+        if config.model.path != self.config.model.path:
+            self._sizes = Sizes()
+        self.config = config
 
     def learn(self, job: Job, usage: Usage) -> None:
         """See how long prompt and answer of a finished request were."""

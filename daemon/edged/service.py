@@ -217,7 +217,10 @@ class EdgeService:
 
     def _adopt(self, config: Config) -> None:
         """Serve by ``config``: another model, whose defaults count for those who wait, too."""
-        self._config = self._reception.config = config
+        if config.model.path != self._config.model.path:
+            self._tally.other_model()
+        self._config = config
+        self._reception.adopt(config)
         for job in list(self._jobs.values()):
             if job.key is None:
                 try:

@@ -104,6 +104,11 @@ class Tally:
         if first_s > 0 and evaluated >= SHORTEST_PREFILL_TOKENS:
             self._prefill_tps.append(evaluated / first_s)
 
+    def other_model(self) -> None:
+        """What was measured lately was of another model."""
+        for recent in (self._first_s, self._total_s, self._decode_tps, self._prefill_tps):
+            recent.clear()
+
     # --- what is known --------------------------------------------------------------------
 
     @property

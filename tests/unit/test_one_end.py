@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import structs
 
 from edged.api.config import Memory
 from edged.api.errors import MemoryGuard
@@ -336,3 +337,14 @@ def test_a_hot_box_uses_half_its_slots_and_room_and_says_so(box_of):
     box.finish()
     assert all(isinstance(client.ends[0], Finished) for client in first)
     assert box.service.status().conditions == ()
+
+
+def test_estimates_of_another_model_begin_anew(box_of):
+    box = box_of(slots=1, queue=32)
+    steps_of(box, box.submit("question"))
+    assert box.submit("known").heard[0].eta_s is not None
+    model = structs.replace(box.engine.config.model, path="/other")
+    box.engine.config = structs.replace(box.engine.config, model=model)
+    box.service.dispatch()
+    assert box.submit("unknown", client="next").heard[0].eta_s is None
+    box.finish()

@@ -84,3 +84,11 @@ def test_gaps_between_pieces_are_observed_but_for_pauses_of_the_reader():
     found = tally.latencies().token_s
     assert sum(found.counts) == 1
     assert found.counts[TOKEN_BOUNDS_S.index(0.04)] == 1
+
+
+def test_speeds_of_another_model_are_forgotten_and_its_requests_are_not():
+    tally = Tally()
+    answer(tally)
+    tally.other_model()
+    assert (tally.decode_tps, tally.prefill_tps, tally.first_s, tally.total_s) == (None, None, None, None)
+    assert tally.counters(engine_restarts=0).prompt_tokens == 100

@@ -143,82 +143,140 @@ def test_a_plain_question_that_is_delivered_twice_is_computed_once(broker, versi
     asyncio.run(scenario())
 
 
-class TestOutbox:
-    """What becomes of answers while the broker is away."""
+@contextlib.asynccontextmanager
+async def away_with_answers(broker, count, *, answer="x" * 200, qos=0, **config):
+    """The broker is gone from the box's sight, and so many answers wait for it."""
+    service = ScriptedService(capacity=count)
+    service.answer = answer
+    service.gate.clear()
+    async with behind_a_proxy(broker, service, **config) as (_, mqtt, proxy, observer):
+        for number in range(count):
+            observer.send(f"{ROOT}/request/me/chat", {"id": str(number), "prompt": "x"}, qos=qos)
+            await until(lambda number=number: len(service.running) == number + 1)
+        proxy.refuse()
+        await until(lambda: not mqtt.connected)
+        service.gate.set()
+        await until(lambda: not service.running)
+        yield service, mqtt, proxy, observer
 
-    @staticmethod
-    @contextlib.asynccontextmanager
-    async def away_with_answers(broker, count, *, answer="x" * 200, qos=0, **config):
-        """The broker is gone from the box's sight, and so many answers wait for it."""
-        service = ScriptedService(capacity=count)
-        service.answer = answer
-        service.gate.clear()
-        async with behind_a_proxy(broker, service, **config) as (_, mqtt, proxy, observer):
-            for number in range(count):
-                observer.send(f"{ROOT}/request/me/chat", {"id": str(number), "prompt": "x"}, qos=qos)
-                await until(lambda number=number: len(service.running) == number + 1)
-            proxy.refuse()
-            await until(lambda: not mqtt.connected)
+
+def test_what_fits_waits_and_goes_out_when_the_broker_is_back(broker):
+    async def scenario():
+        async with away_with_answers(broker, 6) as (_, mqtt, proxy, observer):
+            assert len(mqtt._line.outbox) == 6
+            assert observer.documents(f"{ROOT}/response/me/chat") == []
+            proxy.listen()
+            answers = await observer.wait(f"{ROOT}/response/me/chat", 6)
+            assert {one["id"] for one in answers} == set("012345")
+            await until(lambda: not len(mqtt._line.outbox))
+            assert mqtt.conditions() == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bound", [{"outbox": 2}, {"outbox_kib": 1}])
+def test_beyond_its_bounds_the_oldest_is_given_up_counted_and_told(broker, bound, caplog):
+    async def scenario():
+        async with away_with_answers(broker, 6, answer="x" * 300, **bound) as (
+            _, mqtt, proxy, observer,
+        ):  # fmt: skip
+            outbox = mqtt._line.outbox
+            await until(lambda: outbox.without_room == 4, "four were given up")
+            assert len(outbox) == 2
+            assert outbox.size_bytes <= 1024
+            (lost,) = [one for one in mqtt.conditions() if one.code == "mqtt_answers_lost"]
+            assert lost.message.startswith("4 answers were given up")
+            assert "mqtt.outbox" in lost.hint
+            proxy.listen()
+            answers = await observer.wait(f"{ROOT}/response/me/chat", 2)
+            assert [one["id"] for one in answers] == ["4", "5"]
+
+    asyncio.run(scenario())
+    assert caplog.text.count("no broker took the answer") == 4
+
+
+def test_what_waited_too_long_is_given_up(broker):
+    async def scenario():
+        async with away_with_answers(broker, 3, outbox_ttl_s=0.2) as (_, mqtt, proxy, observer):
+            await until(lambda: mqtt._line.outbox.too_old == 3)
+            assert "3 waited longer" in mqtt.conditions()[-1].message
+            proxy.listen()
+            await answered(observer, "next")
+            assert [one["id"] for one in observer.documents(f"{ROOT}/response/me/chat")] == ["next"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_given_up_answer_to_a_qos_1_request_comes_with_the_redelivery(broker, version):
+    async def scenario():
+        config = {"outbox": 1, "version": version}
+        async with away_with_answers(broker, 4, qos=1, **config) as (service, mqtt, proxy, observer):
+            await until(lambda: mqtt._line.outbox.without_room == 3)
+            proxy.listen()
+            answers = await observer.wait(f"{ROOT}/response/me/chat", 4)
+            assert {one["id"] for one in answers} == set("0123")
+            assert len(service.seen) == 4, "nothing is computed again"
+
+    asyncio.run(scenario())
+
+
+@contextlib.asynccontextmanager
+async def more_than_fits(broker, count=8, **config):
+    """A box of capacity 2 on 3.1.1, which has two requests in hand and holds the rest unacknowledged."""
+    service = ScriptedService(capacity=2)
+    service.gate.clear()
+    async with behind_a_proxy(broker, service, version="3.1.1", **config) as (_, mqtt, proxy, observer):
+        for number in range(count):
+            observer.send(f"{ROOT}/request/me/chat", {"id": str(number), "prompt": "x", "ttl_s": 30})
+        await until(lambda: proxy.unacknowledged == count)
+        await until(lambda: len(service.running) == 2)
+        yield service, mqtt, proxy, observer
+
+
+def test_requests_beyond_the_capacity_wait_unacknowledged_and_are_answered_in_turn(broker):
+    async def scenario():
+        async with more_than_fits(broker) as (service, mqtt, proxy, observer):
+            assert len(mqtt._desk._held) == 6
+            assert not observer.on(f"{ROOT}/response/me/chat")
             service.gate.set()
-            await until(lambda: not service.running)
-            yield service, mqtt, proxy, observer
+            answers = await observer.wait(f"{ROOT}/response/me/chat", 8)
+            assert [one["id"] for one in answers] == list("01234567")
+            assert all(one["ok"] for one in answers)
+            assert all(request.ttl_s < 30 for request in service.seen[2:]), "the wait counts"
+            await until(lambda: proxy.unacknowledged == 0)
 
-    def test_what_fits_waits_and_goes_out_when_the_broker_is_back(self, broker):
-        async def scenario():
-            async with self.away_with_answers(broker, 6) as (_, mqtt, proxy, observer):
-                assert len(mqtt._line.outbox) == 6
-                assert observer.documents(f"{ROOT}/response/me/chat") == []
-                proxy.listen()
-                answers = await observer.wait(f"{ROOT}/response/me/chat", 6)
-                assert {one["id"] for one in answers} == set("012345")
-                await until(lambda: not len(mqtt._line.outbox))
-                assert mqtt.conditions() == []
+    asyncio.run(scenario())
 
-        asyncio.run(scenario())
 
-    @pytest.mark.parametrize("bound", [{"outbox": 2}, {"outbox_kib": 1}])
-    def test_beyond_its_bounds_the_oldest_is_given_up_counted_and_told(self, broker, bound, caplog):
-        async def scenario():
-            async with self.away_with_answers(broker, 6, answer="x" * 300, **bound) as (
-                _, mqtt, proxy, observer,
-            ):  # fmt: skip
-                outbox = mqtt._line.outbox
-                await until(lambda: outbox.without_room == 4, "four were given up")
-                assert len(outbox) == 2
-                assert outbox.size_bytes <= 1024
-                (lost,) = [one for one in mqtt.conditions() if one.code == "mqtt_answers_lost"]
-                assert lost.message.startswith("4 answers were given up")
-                assert "mqtt.outbox" in lost.hint
-                proxy.listen()
-                answers = await observer.wait(f"{ROOT}/response/me/chat", 2)
-                assert [one["id"] for one in answers] == ["4", "5"]
+def test_a_request_that_waits_unacknowledged_can_be_cancelled(broker):
+    async def scenario():
+        async with more_than_fits(broker) as (service, _, _, observer):
+            observer.send(f"{ROOT}/cancel/me", "5")
+            (cancelled,) = await observer.wait(f"{ROOT}/response/me/chat")
+            assert (cancelled["id"], cancelled["error"]["code"]) == ("5", "cancelled")
+            service.gate.set()
+            await observer.wait(f"{ROOT}/response/me/chat", 8)
+            assert [request.id for request in service.seen] == list("0123467")
 
-        asyncio.run(scenario())
-        assert caplog.text.count("no broker took the answer") == 4
+    asyncio.run(scenario())
 
-    def test_what_waited_too_long_is_given_up(self, broker):
-        async def scenario():
-            async with self.away_with_answers(broker, 3, outbox_ttl_s=0.2) as (_, mqtt, proxy, observer):
-                await until(lambda: mqtt._line.outbox.too_old == 3)
-                assert "3 waited longer" in mqtt.conditions()[-1].message
-                proxy.listen()
-                await answered(observer, "next")
-                assert [one["id"] for one in observer.documents(f"{ROOT}/response/me/chat")] == ["next"]
 
-        asyncio.run(scenario())
+def test_what_has_no_room_here_is_left_with_the_broker_and_comes_with_the_next_connection(
+    broker, monkeypatch
+):
+    monkeypatch.setattr("edged.transports.mqtt.held.MAX_COUNT", 3)
 
-    @pytest.mark.parametrize("version", VERSIONS)
-    def test_a_given_up_answer_to_a_qos_1_request_comes_with_the_redelivery(self, broker, version):
-        async def scenario():
-            config = {"outbox": 1, "version": version}
-            async with self.away_with_answers(broker, 4, qos=1, **config) as (service, mqtt, proxy, observer):
-                await until(lambda: mqtt._line.outbox.without_room == 3)
-                proxy.listen()
-                answers = await observer.wait(f"{ROOT}/response/me/chat", 4)
-                assert {one["id"] for one in answers} == set("0123")
-                assert len(service.seen) == 4, "nothing is computed again"
+    async def scenario():
+        async with more_than_fits(broker) as (service, mqtt, proxy, observer):
+            assert len(mqtt._desk._held) == 3
+            service.gate.set()
+            answers = await observer.wait(f"{ROOT}/response/me/chat", 8)
+            assert {one["id"] for one in answers} == set("01234567")
+            assert all(one["ok"] for one in answers)
+            assert proxy.attempts == 2
 
-        asyncio.run(scenario())
+    asyncio.run(scenario())
 
 
 def test_attempts_are_paced_with_full_jitter_up_to_a_minute(broker):

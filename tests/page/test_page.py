@@ -258,6 +258,7 @@ def test_a_box_with_a_key_shows_nothing_before_it_is_given(browser, locked):
         page.fill("#key", "a-key-that-is-not-the-right-one")
         page.keyboard.press("Enter")
         expect(page.locator("#gate-problem")).to_contain_text("does not know this key")
+        visit.shot("key")
         page.fill("#key", KEY)
         page.keyboard.press("Enter")
         expect(page.locator("#box")).to_be_visible()

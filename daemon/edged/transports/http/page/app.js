@@ -136,7 +136,7 @@ function makeCharts(parent) {
     queue: new Chart(parent, {
       id: "queue", title: "Requests", lines: ["running", "waiting"], format: plain(0), least: 4,
     }),
-    memory: new Chart(parent, { id: "memory", title: "Engine's memory", mark: "limit", format: bytes, least: 1 << 26 }),
+    memory: new Chart(parent, { id: "memory", title: "Memory", mark: "limit", format: bytes, least: 1 << 26 }),
     heat: new Chart(parent, { id: "heat", title: "Temperature", format: plain(0, " °C"), floor: 20, least: 60 }),
   };
 }

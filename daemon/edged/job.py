@@ -74,8 +74,13 @@ class Job:
         self._tool_calls += token.tool_calls
         self._logprobs += token.logprobs
 
-    def finished(self, done: Done, timings: Timings) -> Finished:
-        """The whole answer."""
+    def finished(self, done: Done, now: float) -> Finished:
+        """The whole answer, which has just come to its end."""
+        timings = Timings(
+            queue_ms=(self.started_at - self.accepted_at) * 1000,
+            first_ms=((self.first_at or now) - self.accepted_at) * 1000,
+            total_ms=(now - self.accepted_at) * 1000,
+        )
         return Finished(
             id=self.request.id,
             text="".join(self._said["text"]),

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from edged import __version__
-from edged.api.status import Condition, EngineState, Info, Limits, ModelInfo, Prediction, Status
+from edged.api import requests
+from edged.api.status import (
+    Condition,
+    EngineState,
+    Info,
+    Limits,
+    ModelInfo,
+    Prediction,
+    ServiceState,
+    Status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edged.api.config import Config
-    from edged.api.status import MqttStatus, ServiceState
+    from edged.api.status import MqttStatus
     from edged.engine.supervisor import EngineSupervisor
     from edged.guard.sampler import Sampler
     from edged.scheduling.intake import Intake
@@ -89,6 +99,27 @@ class Reporting:
             features=EMBEDDING_FEATURES if config.model.embeddings else FEATURES,
             pool=config.pool.name if config.pool.enabled else "",
         )
+
+
+def state_of(engine: EngineSupervisor | None, *, closed: bool) -> ServiceState:
+    """What a client may expect; ``closed``: new requests are refused though the engine could take them."""
+    state = engine.state if engine else EngineState.ABSENT
+    if state in {EngineState.READY, EngineState.UNLOADED}:
+        return ServiceState.DEGRADED if closed else ServiceState.READY
+    never_loaded = engine is None or (engine.loaded is None and not engine.failing)
+    starting = state in {EngineState.ABSENT, EngineState.SPAWNING, EngineState.LOADING}
+    return ServiceState.LOADING if never_loaded and starting else ServiceState.DEGRADED
+
+
+def limits_of(config: Config) -> requests.Limits:
+    """The limits that requests are held against."""
+    limits = config.limits
+    return requests.Limits(
+        max_prompt_bytes=limits.max_prompt_bytes,
+        max_tokens=limits.max_tokens,
+        default_max_tokens=limits.default_max_tokens,
+        default_ttl_s=limits.default_ttl_s,
+    )
 
 
 def _conditions(engine: EngineSupervisor | None, intake: Intake, shed_why: str) -> list[Condition]:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from edged.api.errors import Busy, Cancelled, Draining, EdgeError, EngineLost, Expired, Loading, MemoryGuard
-from edged.api.events import Accepted, Failed, Finished, Terminal, Timings
-from edged.api.requests import Limits, check
+from edged.api.events import Accepted, Failed, Finished, Terminal
+from edged.api.requests import check
 from edged.api.status import EngineState, ServiceState
 from edged.host.quiet import QuietLog
 from edged.ipc.messages import Done, Rejected, Token
 from edged.job import Job
 from edged.order import order_of
 from edged.reception import Reception
-from edged.reporting import Reporting
+from edged.reporting import Reporting, limits_of, state_of
 from edged.tally import Tally
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from edged.api.config import Config
     from edged.api.events import Event
-    from edged.api.requests import Request
+    from edged.api.requests import Limits, Request
     from edged.api.status import Condition, Info, MqttStatus, Status
     from edged.engine.supervisor import EngineSupervisor
     from edged.guard.sampler import Sampler
@@ -74,13 +74,7 @@ class EdgeService:
 
     @property
     def limits(self) -> Limits:
-        limits = self._config.limits
-        return Limits(
-            max_prompt_bytes=limits.max_prompt_bytes,
-            max_tokens=limits.max_tokens,
-            default_max_tokens=limits.default_max_tokens,
-            default_ttl_s=limits.default_ttl_s,
-        )
+        return limits_of(self._config)
 
     @property
     def capacity(self) -> int:
@@ -95,21 +89,13 @@ class EdgeService:
         if not self.ready or self._engine is None:
             return 0
         unloaded = self._engine.state is EngineState.UNLOADED  # one request brings the model back
-        slots = self._config.model.slots
-        free = (slots if unloaded else self._engine.free_slots) - (slots - self._reception.slots)
-        return max(0, free - len(self._queue))
+        free = self._config.model.slots if unloaded else self._engine.free_slots
+        return max(0, free - self._kept_free - len(self._queue))
 
     @property
     def state(self) -> ServiceState:
-        if self._draining:
-            return ServiceState.DRAINING
-        engine = self._engine.state if self._engine else EngineState.ABSENT
-        if engine in {EngineState.READY, EngineState.UNLOADED}:
-            closed = self._shed_why or not self._reception.intake.share
-            return ServiceState.DEGRADED if closed else ServiceState.READY
-        never_loaded = self._engine is None or (self._engine.loaded is None and not self._engine.failing)
-        starting = engine in {EngineState.ABSENT, EngineState.SPAWNING, EngineState.LOADING}
-        return ServiceState.LOADING if never_loaded and starting else ServiceState.DEGRADED
+        closed = bool(self._shed_why) or not self._reception.intake.share
+        return ServiceState.DRAINING if self._draining else state_of(self._engine, closed=closed)
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         try:
@@ -201,9 +187,10 @@ class EdgeService:
         if engine is not None and engine.state is EngineState.BROKEN:
             while (job := self._queue.next()) is not None:
                 self._end(job, Failed.of(job.request.id, _unloadable(engine)))
-        kept_free = self._config.model.slots - self._reception.slots
         while (
-            engine is not None and engine.free_slots > kept_free and (job := self._queue.next()) is not None
+            engine is not None
+            and engine.free_slots > self._kept_free
+            and (job := self._queue.next()) is not None
         ):
             if job.deadline <= self._clock():
                 error = Expired("the request waited longer than its time to live")
@@ -214,6 +201,11 @@ class EdgeService:
             order = structs.replace(job.order, ttl_s=job.deadline - job.started_at)
             job.key = engine.start(order, _JobSink(self, job))
             self._running[job.key] = job
+
+    @property
+    def _kept_free(self) -> int:
+        """Slots that stay empty while less is let in."""
+        return self._config.model.slots - self._reception.slots
 
     def _adopt(self, config: Config) -> None:
         """Serve by ``config``: another model, whose defaults count for those who wait, too."""
@@ -274,20 +266,13 @@ class EdgeService:
 
     def _finish(self, job: Job, done: Done) -> None:
         now = self._clock()
-        first_at = job.first_at or now
-        timings = Timings(
-            queue_ms=(job.started_at - job.accepted_at) * 1000,
-            first_ms=(first_at - job.accepted_at) * 1000,
-            total_ms=(now - job.accepted_at) * 1000,
-        )
-        event = job.finished(done, timings)
-        if self._end(job, event):
+        if self._end(job, job.finished(done, now)):
             self._reception.learn(job, done.usage)
             self._tally.answered(
                 done.usage,
                 heard_tokens=job.pieces,
                 waited_s=job.started_at - job.accepted_at,
-                first_s=first_at - job.started_at,
+                first_s=(job.first_at or now) - job.started_at,
                 total_s=now - job.started_at,
                 decode_s=done.decode_ms / 1000,
             )

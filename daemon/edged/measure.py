@@ -19,6 +19,7 @@ from msgspec import Struct, structs
 
 from edged.api.measuring import Event, Failure, Loaded, Peak, Result, Workload
 from edged.engine.process import Worker, WorkerLost
+from edged.host.orphans import die_with_parent
 from edged.host.pressure import memory_pressure
 from edged.host.procfs import ProcessMemory, meminfo, process_memory
 from edged.ipc.frames import FrameError
@@ -47,6 +48,7 @@ class Squeezed(Exception):
 
 def main() -> None:
     """Exit status 0 when everything was measured, 1 when it failed, 2 for an order that is none."""
+    die_with_parent()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="level=%(levelname)s %(message)s")
     try:
         order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)

@@ -32,7 +32,9 @@ SECONDS: Final = 60.0
 BATCH: Final = 4
 UBATCH: Final = 128
 VOCAB: Final = 2048  # the output head is a matrix like others; a small one loads quickly
-DEEP: Final = 2048
+DEEP: Final = 4096
+# A first sample that takes more of the time than this is of a slow board, which looks half as deep.
+QUICK_SHARE: Final = 0.1
 # In the order of their use in the catalogue: what the time does not allow is taken from the neighbours.
 TYPES: Final = ("Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q4_1", "Q5_0", "IQ4_XS", "Q4_0", "Q3_K")
 TRYING_SHARE: Final = 0.3  # of the time; the rest is for the figures themselves
@@ -58,11 +60,11 @@ _TALL: Final = Geometry(
     tied_embeddings=True,
 )  # fmt: skip
 _ATTENTIVE: Final = Geometry(
-    layers=4, hidden=512, feed_forward=512, heads=8, kv_heads=2, head_dim=256, vocab=VOCAB,
+    layers=2, hidden=512, feed_forward=512, heads=8, kv_heads=2, head_dim=256, vocab=VOCAB,
     tied_embeddings=True,
 )  # fmt: skip
 _NARROW_HEADED: Final = Geometry(
-    layers=4, hidden=512, feed_forward=512, heads=16, kv_heads=4, head_dim=64, vocab=VOCAB,
+    layers=2, hidden=512, feed_forward=512, heads=16, kv_heads=4, head_dim=64, vocab=VOCAB,
     tied_embeddings=True,
 )  # fmt: skip
 
@@ -72,11 +74,6 @@ USUAL: Final = (
     *[Workload(decode_steps=8)] * 4,
     *[Workload(batch=BATCH, decode_steps=6)] * 3,
     *[Workload(depth=UBATCH, prefill_tokens=UBATCH)] * 3,
-)
-DEEP_ONES: Final = (
-    *USUAL,
-    Workload(depth=DEEP, prefill_tokens=UBATCH, decode_steps=8),
-    Workload(batch=BATCH, depth=DEEP // 2, decode_steps=6),
 )
 NEEDED: Final = 6  # samples, without which a term of the costs would be unknown
 
@@ -102,14 +99,22 @@ class Timing(Struct, frozen=True, kw_only=True):
     observation: Observation
 
 
-def samples() -> tuple[Sample, ...]:
-    """In the order of their worth: the first :data:`NEEDED` make a calibration, the rest makes it finer."""
+def samples(deep_tokens: int = DEEP) -> tuple[Sample, ...]:
+    """In the order of their worth: the first :data:`NEEDED` make a calibration, the rest makes it finer.
+
+    Attention is timed at a depth of ``deep_tokens``, too.
+    """
+    deep = (
+        *USUAL,
+        Workload(depth=deep_tokens, prefill_tokens=UBATCH, decode_steps=8),
+        Workload(batch=BATCH, depth=deep_tokens, decode_steps=6),
+    )
     kinds = [_sample(name, "llama", _WIDE, name, USUAL) for name in TYPES]
     return (
         kinds[0],
         _sample("state", "qwen35", _HYBRID, "Q4_K", USUAL),
-        _sample("attention", "qwen3", _ATTENTIVE, "Q4_K", DEEP_ONES),
-        _sample("narrow heads", "llama", _NARROW_HEADED, "Q4_K", DEEP_ONES),
+        _sample("attention", "qwen3", _ATTENTIVE, "Q4_K", deep),
+        _sample("narrow heads", "llama", _NARROW_HEADED, "Q4_K", deep),
         _sample("operations", "llama", _NARROW, "Q4_K", USUAL),
         _sample("rows", "llama", _TALL, "Q4_K", USUAL),
         _sample("narrow rows", "llama", _NARROW, "Q8_0", USUAL),
@@ -144,12 +149,14 @@ def calibrate(
     short for the first :data:`NEEDED` samples.
     """
     run = _Run(folder=folder, clock=clock, seconds=seconds, backend=backend, report=on_progress)
-    first, *rest = samples()
+    first = samples()[0]
     tried: dict[int, DryRun] = {}
     for count in thread_choices(device) if threads is None else (threads,):
         if not tried or run.spent() < TRYING_SHARE:
             tried[count] = run.time(first, count, f"{count} threads" if count > 1 else "1 thread")
     threads = choose_threads({count: _tps(one) for count, one in tried.items()})
+    everything = samples(DEEP if run.share_of_one() <= QUICK_SHARE else DEEP // 2)
+    rest = everything[1:]
     timings = list(_timings(first, tried[threads]))
     while True:
         for index, sample in enumerate(rest):
@@ -159,7 +166,7 @@ def calibrate(
             timings += _timings(sample, run.time(sample, threads, sample.term))
         else:
             run.rounds += 1
-            rest = [first, *samples()[1:]]
+            rest = everything
             continue
         break
     steps, spread = fit_calibration(timings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from edged.api.requests import Sampling
+from edged.host.orphans import die_with_parent
 from edged.host.procfs import anon_bytes
 from edged.ipc.frames import FrameError, FrameReader
 from edged.ipc.messages import Heartbeat, Load, LoadFailed, Ready, ToLoop, decode_to_worker, encode
@@ -37,7 +37,6 @@ log = logging.getLogger("edged.worker")
 
 HEARTBEAT_S = 1.0
 LEAST_GAIN = 1.2  # at the very best; most answers copy little, and looking costs something, too
-PR_SET_PDEATHSIG = 1
 
 
 class Link:
@@ -128,14 +127,6 @@ def main() -> None:
         log.error("%s", error)  # noqa: TRY400 - a state that cannot be trusted, not a defect
         sys.exit(1)
     except ConnectionError:  # the supervisor hung up while we spoke
-        os._exit(0)
-
-
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the supervisor dies, however it dies."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died between the two lines
         os._exit(0)
 
 

@@ -137,7 +137,10 @@ class App:
         """Let in as much work as heat, power and memory allow."""
         policy = IntakePolicy()
         while True:
-            self.service.let_in(policy.sample(time.monotonic(), read_strain()))
+            try:
+                self.service.let_in(policy.sample(time.monotonic(), read_strain()))
+            except OSError as error:  # as in _tick
+                log.warning("heat cannot be read: %s", error)
             await asyncio.sleep(STRAIN_S)
 
     async def _watchdog(self) -> None:

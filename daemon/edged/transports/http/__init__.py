@@ -1,4 +1,4 @@
-"""Requests over HTTP: the OpenAI dialect, health and status."""
+"""Requests over HTTP in the dialects of OpenAI and Ollama, health and status."""
 
 from edged.transports.http.server import HttpTransport
 

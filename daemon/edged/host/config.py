@@ -249,8 +249,10 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
     (
         "pool.name",
         "1 to 48 characters of A-Z a-z 0-9 . _ -, and not the name of this box",
-        lambda c: bool(NODE_PATTERN.fullmatch(c.pool.name))
-        and not (c.pool.enabled and c.pool.name == (c.node or default_node())),
+        lambda c: (
+            bool(NODE_PATTERN.fullmatch(c.pool.name))
+            and not (c.pool.enabled and c.pool.name == (c.node or default_node()))
+        ),
     ),
     ("pool.enabled", "needs mqtt.enabled", lambda c: c.mqtt.enabled or not c.pool.enabled),
     ("http.port", "must be between 0 and 65535", lambda c: 0 <= c.http.port <= 65535),

@@ -55,8 +55,8 @@ EXPLANATIONS: dict[str, str] = {
     "model.sampling_thinking.seed": "Makes draws repeatable while thinking.",
     "limits": "Bounds on what clients may ask.",
     "limits.queue": (
-        "Requests that may wait for a slot; the next one is told busy and when to come back. A quarter is kept"
-        " for clients of which nothing waits."
+        "Requests that may wait for a slot; the next one is told busy and when to come back."
+        " A quarter is kept for clients of which nothing waits."
     ),
     "limits.max_prompt_bytes": "Longest prompt, in bytes of UTF-8 over all messages.",
     "limits.max_tokens": "Most tokens one answer may have.",

@@ -133,7 +133,7 @@ class ModelUnusable(EdgeError):
 
 
 REQUEST_ERRORS: tuple[type[EdgeError], ...] = (
-    BadRequest, TooLarge, Busy, Expired, Loading, MemoryGuard, Thermal, Cancelled, NoBox, EngineLost, Internal,
-    Draining,
+    BadRequest, TooLarge, Busy, Expired, Loading, MemoryGuard, Thermal, Cancelled, NoBox, EngineLost,
+    Internal, Draining,
 )  # fmt: skip
 BY_CODE: dict[str, type[EdgeError]] = {kind.code: kind for kind in REQUEST_ERRORS}

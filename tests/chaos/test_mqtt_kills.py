@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed"),
 ]
 BASE = "edged/box"
-ROUNDS = int(os.environ.get("EDGED_TEST_ROUNDS", "9"))  # the promise is for 100, which takes half an hour
+ROUNDS = int(os.environ.get("EDGED_TEST_ROUNDS", "15"))  # the promise is for 100: two minutes
 REQUESTS = 12  # of one round
 SEED = int(os.environ.get("EDGED_TEST_SEED", "20261122"))
 
@@ -94,7 +94,7 @@ def kill_broker(daemon: Daemon, broker: Broker, proxy: FaultProxy) -> None:
 KILLS = {"daemon": kill_daemon, "worker": kill_worker, "broker": kill_broker}
 
 
-@pytest.mark.timeout(60 + 40 * ROUNDS)
+@pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_whatever_is_killed_each_request_at_qos_1_is_answered(tmp_path, record_property):
     print(f"EDGED_TEST_SEED={SEED} EDGED_TEST_ROUNDS={ROUNDS}")
     luck = random.Random(SEED)
@@ -136,6 +136,7 @@ def test_while_the_engine_stands_still_the_broker_keeps_what_is_too_much(tmp_pat
     tree = fake_tree(
         fake_model(tmp_path), model={"slots": 2}, limits={"queue": 8}, engine={"hang_timeout_s": 120}
     )
+
     async def scenario(daemon: Daemon, proxy: FaultProxy, broker: Broker) -> None:
         async with Peer(broker.port, f"{BASE}/response/#", f"{BASE}/status", version="5") as peer:
             await until(lambda: "online" in peer.texts(f"{BASE}/status"), "online")

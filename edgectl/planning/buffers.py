@@ -14,7 +14,7 @@ from edged.api.attention import flash_attention, scores_bytes
 if TYPE_CHECKING:
     from edgectl.planning.catalog import Geometry
 
-__all__ = ["DRAFT_TOKENS", "compute_buffer_bytes", "graph_bytes", "logit_rows"]
+__all__ = ["DRAFT_TOKENS", "attention_scores_bytes", "compute_buffer_bytes", "graph_bytes", "logit_rows"]
 
 DRAFT_TOKENS: Final = 7  # on trial in a step, as edged.worker.backends.llama_drafts has it
 
@@ -47,15 +47,8 @@ def compute_buffer_bytes(
 
     ``quantized``: the cache is.
     """
-    flash = flash_attention(
-        head_dim=geometry.head_dim,
-        heads=geometry.heads,
-        cells=cells,
-        ubatch_tokens=ubatch_tokens,
-        quantized=quantized,
-    )
-    scores = 0 if flash else scores_bytes(geometry.heads, cells, ubatch_tokens)
-    mask_bytes = cells * (_F16 if flash else _F32)  # which cells a token may see
+    scores = attention_scores_bytes(geometry, cells=cells, ubatch_tokens=ubatch_tokens, quantized=quantized)
+    mask_bytes = cells * (_F32 if scores else _F16)  # which cells a token may see
     # DeltaNet works on a copy of each sequence's state and makes a new one.
     states = 2 * (geometry.convolution_state + geometry.matrix_state) * _F32
     rows = logit_rows(geometry, slots, ubatch_tokens)
@@ -67,6 +60,20 @@ def compute_buffer_bytes(
         logits + rows * geometry.hidden * _F32,
     )
     return (ubatch_tokens * mask_bytes + widest) * _GAPS_PERCENT // 100
+
+
+def attention_scores_bytes(
+    geometry: Geometry, *, cells: int, ubatch_tokens: int, quantized: bool = False
+) -> int:
+    """The scores of one step in one layer, where attention is not computed in one pass."""
+    flash = flash_attention(
+        head_dim=geometry.head_dim,
+        heads=geometry.heads,
+        cells=cells,
+        ubatch_tokens=ubatch_tokens,
+        quantized=quantized,
+    )
+    return 0 if flash else scores_bytes(geometry.heads, cells, ubatch_tokens)
 
 
 def _feed_forward(geometry: Geometry) -> int:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
-from edgectl.planning.buffers import compute_buffer_bytes, graph_bytes, logit_rows
+from edgectl.planning.buffers import (
+    attention_scores_bytes,
+    compute_buffer_bytes,
+    graph_bytes,
+    logit_rows,
+)
 
 if TYPE_CHECKING:
     from edgectl.planning.catalog import Geometry
@@ -145,6 +150,8 @@ def _compute_bytes(geometry: Geometry, cells: int, slots: int, ubatch_tokens: in
         compute_buffer_bytes(
             geometry, cells=noted, slots=slots, ubatch_tokens=ubatch_tokens, quantized=quantized
         )
+        # Scores as f16, to be multiplied with the values (work size of a graph in ggml-cpu.c).
+        + attention_scores_bytes(geometry, cells=noted, ubatch_tokens=ubatch_tokens, quantized=quantized) // 2
         + graph_bytes(geometry, ubatch_tokens)
         # The output buffer (llama-context.cpp, output_reserve).
         + reserved_logits_bytes(geometry, logit_rows(geometry, slots, ubatch_tokens))

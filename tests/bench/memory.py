@@ -254,6 +254,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Predicted against measured memory of a worker.")
     parser.add_argument("--quick", action="store_true", help="a few small rows")
     parser.add_argument("--fill", type=float, default=30.0, help="seconds that a prompt may take")
+    parser.add_argument("--only", default="", help="only models with this in their name")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--keep", type=Path, help="store results here, and go on from those already there")
     parser.add_argument(
@@ -267,7 +268,7 @@ def main() -> int:
     name, flags = cpu()
     done = kept(options.keep)
     rows: list[Row] = []
-    wanted = cases(quick=options.quick)
+    wanted = [case for case in cases(quick=options.quick) if options.only in case.model]
     for model in dict.fromkeys(case.model for case in wanted):
         with model_file(model, options.folder, options.gemma) as path:
             if isinstance(path, str):

@@ -395,7 +395,9 @@ def test_bytes_that_are_no_http_get_an_error_and_harm_nobody(data, caplog):
     async def scenario():
         async with serving(patience=HURRY) as box, box.client() as client:
             answer = await box.raw(data)
-            assert answer.split(b" ")[1:2] in ([], [b"400"], [b"404"], [b"421"], [b"431"], [b"501"]), answer[:200]
+            assert answer.split(b" ")[1:2] in ([], [b"400"], [b"404"], [b"421"], [b"431"], [b"501"]), answer[
+                :200
+            ]
             assert (await client.get("/healthz")).status_code == 200
 
     asyncio.run(scenario())

@@ -12,6 +12,7 @@ from edged.transports.http import errors
 from edged.transports.http.errors import STATUS, error_response
 from edged.transports.http.hosts import is_own_host, is_own_origin, own_names
 
+
 def test_every_request_error_and_every_error_of_http_has_a_status():
     own = [
         kind

@@ -91,7 +91,12 @@ class Mqtt(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keepalive_s: int = 30
     duplicates: int = 256  # answers remembered for repeated ids
     jobs: bool = False  # whoever may publish below .../job could change the model
-    job_types: tuple[Literal["pull", "switch", "update", "bench"], ...] = ("pull", "switch", "update", "bench")
+    job_types: tuple[Literal["pull", "switch", "update", "bench"], ...] = (
+        "pull",
+        "switch",
+        "update",
+        "bench",
+    )
     home_assistant: bool = False  # publishes outside base, and its buttons unload the model
     last_answer: bool = False  # shows everybody's answers to who may read that topic
     outbox: int = 128  # answers that wait for a broker that is away; the oldest goes first

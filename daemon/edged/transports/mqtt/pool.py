@@ -33,7 +33,7 @@ from edged.transports.mqtt.desk import Desk
 from edged.transports.mqtt.outbox import Outbox
 from edged.transports.mqtt.pool_boxes import REFRESH_S, Box, Boxes
 from edged.transports.mqtt.pool_connection import OneTry, PoolConnection
-from edged.transports.mqtt.pool_heir import Heirs
+from edged.transports.mqtt.pool_heir import Heirs, end
 from edged.transports.mqtt.pool_topics import PoolTopics
 from edged.transports.mqtt.pool_work import Work
 
@@ -138,8 +138,7 @@ class Pool:
         await self._heirs.stop()
         await self._desk.settle(settle_s if self._line.connection is not None else 0.0)
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end({self._task})
 
     # --- the loop of connections --------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from edged.transports.mqtt.pool_connection import PoolConnection
 from edged.transports.mqtt.pool_needs import Can
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from edged.transports.mqtt.connection import Connection
     from edged.transports.mqtt.endpoint import Endpoint
@@ -36,7 +36,17 @@ QUIET_S = 1.0  # without a message, and with all acknowledged: the session is em
 AGAIN_S = 10.0  # after an attempt that failed
 AT_ONCE = 2  # sessions taken over at the same time
 IN_HAND = 4  # requests of each that are held here; another comes for each that is done or handed on
+CANCEL_AGAIN_S = 3.0  # a task says goodbye within one second
 _NOBODY = Can(model="", params_b=0.0, context=0, features=())
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel ``tasks`` until they have ended: ``wait_for`` of Python 3.11 may lose a cancellation."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 class Heirs:
@@ -73,10 +83,7 @@ class Heirs:
 
     async def stop(self) -> None:
         """Leave what is not done to the next heir."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks.values())
 
     async def _take_over(self, node: str) -> None:
         will = msgspec.json.encode(Box("offline", self._boxes.can(node) or _NOBODY))

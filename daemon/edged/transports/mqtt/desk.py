@@ -165,7 +165,7 @@ class Desk:
         if remembered is not None:
             self._log.info("answered from memory client=%s op=%s id=%s", *key)
             self._spawn(self._finish(exchange, remembered))
-        elif receipt and (self._full() or len(self._running) >= self._service.capacity):
+        elif receipt and (self._full() or not self._room()):
             self._hold(place, message, receipt)
         elif self._full():
             self._shed(exchange)
@@ -178,8 +178,12 @@ class Desk:
         if not self._held.put(HeldRequest(place, message, receipt, self._clock())):
             self._log.warning("left a request with the broker: too much waits here topic=%s", message.topic)
 
+    def _room(self) -> bool:
+        """One request is always taken, so that what is held goes on when it ends."""
+        return len(self._running) < max(1, self._service.capacity)
+
     def _take_held(self) -> None:
-        while not self._running or len(self._running) < self._service.capacity:
+        while self._room():
             one = None if self._full() else self._held.take()
             if one is None:
                 break

@@ -39,6 +39,8 @@ def test_a_refusal_names_the_field_and_the_rule():
         ("edged/box/request/me/", None),
         ("edged/box/request/a b/chat", None),
         ("edged/box/request/me/Chat", None),
+        ("edged/box/request/http:127.0.0.1/chat", None),
+        ("edged/box/cancel/key:phone", None),
         ("edged/box/request/" + "x" * 65 + "/chat", None),
         ("edged/other/ask", None),
         ("edged/box", None),

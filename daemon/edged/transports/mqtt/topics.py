@@ -13,6 +13,7 @@ from edged.api.topics import NodeTopics
 
 MAX_REPLY_TOPIC_BYTES = 256  # the longest topic AWS IoT Core takes, and far more than a person types
 ANNOUNCED = "home-assistant.topic"  # in the state folder: where Home Assistant was told of this box
+OF_HTTP = ("http:", "key:")
 _OP_PATTERN = re.compile(r"[a-z_]{1,32}")
 
 
@@ -67,9 +68,9 @@ class Topics(NodeTopics, frozen=True):
         match rest.split("/"):
             case ["ask"]:
                 return Ask()
-            case ["request", client, op] if ID_PATTERN.fullmatch(client) and _OP_PATTERN.fullmatch(op):
+            case ["request", client, op] if _is_client(client) and _OP_PATTERN.fullmatch(op):
                 return RequestTopic(client, op)
-            case ["cancel", client] if ID_PATTERN.fullmatch(client):
+            case ["cancel", client] if _is_client(client):
                 return CancelTopic(client)
         return None
 
@@ -90,6 +91,11 @@ class Topics(NodeTopics, frozen=True):
                 f"{field}: answers go to {own} or below it, or below a prefix of mqtt.reply_prefixes"
             )
         return topic
+
+
+def _is_client(name: str) -> bool:
+    """Names that the box gives to clients over HTTP are not for the taking: they could cancel for them."""
+    return bool(ID_PATTERN.fullmatch(name)) and not name.startswith(OF_HTTP)
 
 
 def _malformed(topic: str) -> str:

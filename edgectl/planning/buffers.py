@@ -31,13 +31,14 @@ _NODE_BYTES: Final = 704
 _LEAST_NODES: Final = 1024
 
 
-def logit_rows(geometry: Geometry, slots: int, ubatch_tokens: int) -> int:
+def logit_rows(geometry: Geometry, slots: int, ubatch_tokens: int, *, scores: bool) -> int:
     """Rows of logits that a step may give: one a slot, and one for each token on trial.
 
-    What forgets, in recurrent layers or behind a sliding window, takes no tokens on trial by itself.
+    What forgets, in recurrent layers or behind a sliding window, takes no tokens on trial by itself, and
+    attention by ``scores`` does not either.
     """
-    forgets = geometry.linear_layers or geometry.sliding_layers
-    return slots + (0 if forgets else min(DRAFT_TOKENS, ubatch_tokens - 1))
+    none = scores or geometry.linear_layers or geometry.sliding_layers
+    return slots + (0 if none else min(DRAFT_TOKENS, ubatch_tokens - 1))
 
 
 def compute_buffer_bytes(
@@ -51,7 +52,7 @@ def compute_buffer_bytes(
     mask_bytes = cells * (_F32 if scores else _F16)  # which cells a token may see
     # DeltaNet works on a copy of each sequence's state and makes a new one.
     states = 2 * (geometry.convolution_state + geometry.matrix_state) * _F32
-    rows = logit_rows(geometry, slots, ubatch_tokens)
+    rows = logit_rows(geometry, slots, ubatch_tokens, scores=scores > 0)
     logits = rows * geometry.vocab * _F32
     widest = max(
         ubatch_tokens * _feed_forward(geometry) * _F32,

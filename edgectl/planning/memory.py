@@ -146,15 +146,17 @@ def _compute_bytes(geometry: Geometry, cells: int, slots: int, ubatch_tokens: in
     """All that a step works in: activations, graphs, logits, candidates, and the notes about cells."""
     window = window_cells_per_sequence(geometry.sliding_window, cells, ubatch_tokens)
     noted = cells + (window if geometry.sliding_layers else 0)
+    scores = attention_scores_bytes(geometry, cells=noted, ubatch_tokens=ubatch_tokens, quantized=quantized)
+    rows = logit_rows(geometry, slots, ubatch_tokens, scores=scores > 0)
     return (
         compute_buffer_bytes(
             geometry, cells=noted, slots=slots, ubatch_tokens=ubatch_tokens, quantized=quantized
         )
         # Scores as f16, to be multiplied with the values (work size of a graph in ggml-cpu.c).
-        + attention_scores_bytes(geometry, cells=noted, ubatch_tokens=ubatch_tokens, quantized=quantized) // 2
+        + scores // 2
         + graph_bytes(geometry, ubatch_tokens)
         # The output buffer (llama-context.cpp, output_reserve).
-        + reserved_logits_bytes(geometry, logit_rows(geometry, slots, ubatch_tokens))
+        + reserved_logits_bytes(geometry, rows)
         + slots * geometry.vocab * CANDIDATE_BYTES  # llama-sampler.cpp: each chain keeps its own
         + slots * noted * (CELL_BYTES + USED_CELL_BYTES)
         # A quantized cache is rotated first, by one matrix for keys and one for values (llama-kv-cache.cpp).

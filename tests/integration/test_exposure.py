@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import socket
@@ -29,8 +30,9 @@ def listening(pid: int) -> set[str]:
     """The local addresses on which a process accepts TCP connections, as /proc tells them."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        found = re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink()))
-        inodes |= {found[1]} if found else set()
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            found = re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink()))
+            inodes |= {found[1]} if found else set()
     addresses = set()
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:

@@ -184,7 +184,7 @@ def test_a_box_that_stops_takes_nothing_new_and_leaves_nothing_behind(broker):
                 assert by(peer) == {"a": 28}
                 stopping.gate.set()
                 await peer.wait(ANSWERED, 30)
-            assert peer.on(f"{ROOT}/box/z")[-1].payload == b""
+            await until(lambda: peer.on(f"{ROOT}/box/z")[-1].payload == b"")
             for number in range(30, 40):
                 peer.send(ASKED, {"id": str(number), "prompt": "q"})
             assert len({one["id"] for one in await peer.wait(ANSWERED, 40)}) == 40

@@ -73,7 +73,8 @@ def test_there_is_room_for_drafts_where_they_are_wanted_and_the_model_can_take_t
     recurrent = random_model(tmp_path, "qwen35")
     for path, speculate, wanted in [
         (smollm2(), "off", 0),
-        (smollm2(), "auto", 7),
+        (smollm2(), "auto", 0),  # its heads are narrow, and scores are faster
+        (smollm2(), "on", 7),
         (recurrent, "auto", 0),
         (recurrent, "on", 3),
     ]:

@@ -31,7 +31,7 @@ def context_params(model: int, options: EngineOptions, pooling: Pooling | None, 
     params.n_threads = options.threads
     params.n_threads_batch = options.batch_threads or options.threads
     params.type_k = params.type_v = KV_TYPES[options.kv_type]
-    if pooling is None and not _flash_attention(model, options):
+    if pooling is None and not in_one_pass(model, options):
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.kv_unified = False
     # Layers that look back a window keep only that: no sequence here is ever cut back to an earlier position.
@@ -42,7 +42,13 @@ def context_params(model: int, options: EngineOptions, pooling: Pooling | None, 
     return params
 
 
-def _flash_attention(model: int, options: EngineOptions) -> bool:
+def in_one_pass(model: int, options: EngineOptions) -> bool:
+    """Whether attention is computed so; drafts that are wanted come before speed.
+
+    The engine rounds scores otherwise for one token than for several, so that a draft could change an answer.
+    """
+    if options.speculate == "on":
+        return True
     heads = max(1, api.llama_model_n_head(model))
     arch = metadata(model, "general.architecture")
     named = metadata(model, f"{arch}.attention.key_length")

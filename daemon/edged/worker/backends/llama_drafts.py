@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from llama_cpp import llama_cpp as api
 
+from edged.worker.backends.llama_context import in_one_pass
+
 if TYPE_CHECKING:
     from edged.ipc.messages import EngineOptions
 
@@ -30,6 +32,12 @@ def draft_tokens(model: int, options: EngineOptions) -> int:
         return 0
     if api.llama_model_n_swa(model) > 0:
         log.info("no drafts: layers of this model that look back a window forget what taking back would need")
+        return 0
+    if not in_one_pass(model, options):
+        log.info(
+            "no drafts: this model's narrow heads are faster with scores, which are rounded otherwise for "
+            'several tokens than for one; model.speculate = "on" drafts instead'
+        )
         return 0
     most = DRAFT_TOKENS
     if is_recurrent(model):

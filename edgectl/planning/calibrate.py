@@ -63,8 +63,9 @@ _ATTENTIVE: Final = Geometry(
     layers=2, hidden=512, feed_forward=512, heads=8, kv_heads=2, head_dim=256, vocab=VOCAB,
     tied_embeddings=True,
 )  # fmt: skip
+# As many keys and values as a small model has, so that no cache holds them.
 _NARROW_HEADED: Final = Geometry(
-    layers=2, hidden=512, feed_forward=512, heads=16, kv_heads=4, head_dim=64, vocab=VOCAB,
+    layers=3, hidden=512, feed_forward=512, heads=16, kv_heads=8, head_dim=64, vocab=VOCAB,
     tied_embeddings=True,
 )  # fmt: skip
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp.llama_cpp as library
 
 from edged.engine.process import worker_environment
+from edged.ipc.messages import EngineOptions
+from edged.worker.backends.llama_context import in_one_pass
 from tests.bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ def load(order: dict[str, Any]) -> tuple[Any, Any]:
     params.kv_unified = False
     params.swa_full = False
     params.no_perf = True
+    options = EngineOptions(**{name: order[name] for name in ("context", "slots", "ubatch", "threads")})
+    if not in_one_pass(model, options):
+        params.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return library.llama_init_from_model(model, params), library.llama_model_get_vocab(model)
 
 

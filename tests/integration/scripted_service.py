@@ -86,6 +86,7 @@ class ScriptedService:
             state=ServiceState.READY if self.ready else ServiceState.LOADING, engine=EngineState.READY,
             uptime_s=1.0, model=MODEL, queue=0, running=len(self.running), decode_tps=4.56,
             first_token_ms=None, memory=MemoryStatus(budget_bytes=100), counters=Counters(),
+            capacity=self.capacity,
         )  # fmt: skip
 
     def info(self) -> Info:

@@ -10,6 +10,7 @@ from edged.api.status import (
     Condition,
     Counters,
     EngineState,
+    HostStatus,
     Info,
     Limits,
     MemoryStatus,
@@ -24,14 +25,15 @@ LIMITS = Limits(max_prompt_tokens=1, max_tokens=1, max_prompt_bytes=1, max_reply
 INFO = Info(node="attic", version="1", model=MODEL, board="", limits=LIMITS, features=("chat",))
 
 
-def seen(*, queue: int = 0, conditions: tuple[Condition, ...] = (), **sensed) -> Status:
+def seen(*, queue: int = 0, conditions: tuple[Condition, ...] = (), **host) -> Status:
     """A status as it comes out at the other side of the broker."""
     told = Status(
         node="attic", version="1", pid=1, worker_pid=2, state=ServiceState.READY, engine=EngineState.READY,
         uptime_s=1.0, model=MODEL, queue=queue, running=0, decode_tps=4.5, first_token_ms=None,
         memory=MemoryStatus(budget_bytes=100), counters=Counters(), conditions=conditions,
+        capacity=8, host=HostStatus(**host),
     )  # fmt: skip
-    facts = msgspec.json.encode(presence.health(told, 8) | {"temp_c": None, "throttled": None} | sensed)
+    facts = msgspec.json.encode(presence.health(told))
     return mqtt_wire.status(INFO, msgspec.json.decode(facts, type=mqtt_wire.Health), online=True)
 
 
@@ -41,7 +43,7 @@ def test_a_box_with_every_place_taken_is_overloaded_over_mqtt_too(queued, health
 
 
 def test_heat_and_throttling_arrive():
-    status = seen(temp_c=71, throttled=["under-voltage"])
+    status = seen(temperature_c=71, throttled=("under-voltage",))
     assert status.host.temperature_c == 71
     assert status.host.throttled == ("under-voltage",)
     assert seen().host.temperature_c is None

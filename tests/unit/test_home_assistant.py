@@ -14,6 +14,7 @@ from edged.api.status import (
     Condition,
     Counters,
     EngineState,
+    HostStatus,
     Info,
     Limits,
     MemoryStatus,
@@ -36,8 +37,8 @@ STATUS = Status(
     memory=MemoryStatus(budget_bytes=1000, worker_anon_bytes=400, worker_swap_bytes=23),
     counters=Counters(),
 )  # fmt: skip
-SENSED = {"temp_c": 61, "throttled": ["under-voltage", "throttled"]}
-BLIND = {"temp_c": None, "throttled": None}
+SENSED = HostStatus(temperature_c=61, throttled=("under-voltage", "throttled"))
+BLIND = HostStatus()
 
 # home-assistant.io/integrations/mqtt: what each platform must have, and what it may have of what we use.
 COMMON = {"p", "name", "unique_id", "icon", "entity_category", "device_class"}
@@ -108,8 +109,8 @@ def rendered(entity, payload):
     return template.render(value_json=json.loads(json.dumps(payload)))
 
 
-def said(status=STATUS, sensed=SENSED):
-    return health(status, 8) | sensed | {"ts": 1}
+def said(status=STATUS, host=SENSED):
+    return health(structs.replace(status, host=host)) | {"ts": 1}
 
 
 EXPECTED = {"state": "ok", "temperature": "61", "speed": "7.5", "queue": "3", "memory": "42.3",

@@ -7,7 +7,7 @@ import json
 import pytest
 from msgspec import structs
 
-from edged.api.status import Condition, EngineState, ServiceState
+from edged.api.status import Condition, EngineState, HostStatus, ServiceState, Stalls
 from edged.transports.mqtt.presence import HEALTH_INTERVAL_S, HEALTH_REPEAT_S, Presence
 from edged.transports.mqtt.topics import Topics
 from tests.integration.scripted_service import ScriptedService
@@ -44,14 +44,17 @@ class Wire:
 class Scene:
     def __init__(self) -> None:
         self.service, self.wire, self.clock_s = Watched(), Wire(), 1000.0
-        self.sensed = {"temp_c": 50, "throttled": [], "psi": 0.0}
+        self.sense(50)
         self.presence = Presence(
             Topics("edged", "box"),
             self.service,
             clock=lambda: self.clock_s,
             wall=lambda: 7.9,
-            sense=lambda: self.sensed,
         )
+
+    def sense(self, celsius: float) -> None:
+        calm = Stalls(some_percent=0.0, full_percent=0.0, some_s=0.0, full_s=0.0)
+        self.service.change(host=HostStatus(temperature_c=celsius, throttled=(), stalls={"memory": calm}))
 
     def look(self, after_s: float = 0.0) -> list[dict]:
         """What is said when ``after_s`` have gone by."""
@@ -100,7 +103,7 @@ def test_figures_that_change_wait_for_their_turn(scene):
     scene.look()
     said = []
     for second in range(1, 31):
-        scene.sensed = {**scene.sensed, "temp_c": 50 + second}
+        scene.sense(50 + second)
         scene.service.change(queue=second % 3)
         said += scene.look(1.0)
     assert len(said) == 30 // HEALTH_INTERVAL_S

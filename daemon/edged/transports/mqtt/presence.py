@@ -8,16 +8,14 @@ no second topic; ``health`` has the reasons.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edged.api.status import EngineState, ServiceState
-from edged.host.pressure import memory_pressure
-from edged.host.thermal import hottest_zone, throttling
+from edged.api.status import EngineState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from edged.api.status import Status
     from edged.transports.mqtt.connection import Connection
@@ -40,13 +38,11 @@ class Presence:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        sense: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._topics = topics
         self._service = service
         self._clock = clock
         self._wall = wall
-        self._sense = sense or sense_host
         self._said: dict[str, bytes] = {}
         self._health_at_s: float | None = None
         self._look_at_s = 0.0  # when figures are looked at again
@@ -75,19 +71,17 @@ class Presence:
         Another state or condition is told at once, other figures that changed after HEALTH_INTERVAL_S, and
         after HEALTH_REPEAT_S everything, so that `ts` shows that somebody is alive.
         """
-        facts = health(self._service.status(), self._service.capacity)
+        facts = health(self._service.status())
         news = (facts["state"], facts["conditions"], facts["loaded"])
         now_s = self._clock()
         if news == self._health_told and now_s < self._look_at_s:
             return
         self._look_at_s = now_s + HEALTH_INTERVAL_S
-        host = dict(self._sense())
-        facts["mem"]["psi"] = host.pop("psi")
-        body = msgspec.json.encode(facts | host)
+        body = msgspec.json.encode(facts)
         old = self._health_at_s is None or now_s - self._health_at_s >= HEALTH_REPEAT_S
         if not old and body == self._said.get(self._topics.health):
             return
-        payload = msgspec.json.encode(facts | host | {"ts": int(self._wall())})
+        payload = msgspec.json.encode(facts | {"ts": int(self._wall())})
         if connection.send(self._topics.health, payload, retain=True):
             self._said[self._topics.health] = body
             self._health_told = news
@@ -101,14 +95,16 @@ class Presence:
             self._said.pop(topic, None)
 
 
-def health(status: Status, capacity: int) -> dict[str, Any]:
+def health(status: Status) -> dict[str, Any]:
     """The picture for dashboards; memory in bytes, speed in tokens a second of one answer.
 
-    ``loaded`` is false while the model is unloaded on request.
+    ``loaded`` is false while the model is unloaded on request; ``temp_c``, ``throttled`` and ``psi`` (percent
+    of 10 s) are null where there is no sensor.
     """
-    memory = status.memory
+    memory, host = status.memory, status.host
+    stalls = host.stalls.get("memory")
     return {
-        "state": _state(status, capacity),
+        "state": status.health,
         "queue": status.queue,
         "running": status.running,
         "loaded": status.engine is not EngineState.UNLOADED,
@@ -117,25 +113,10 @@ def health(status: Status, capacity: int) -> dict[str, Any]:
             "anon": memory.worker_anon_bytes,
             "swap": memory.worker_swap_bytes,
             "limit": memory.budget_bytes,
+            "psi": None if stalls is None else stalls.some_percent,
         },
         **({"pool": status.mqtt.pool} if status.mqtt and status.mqtt.pool else {}),
         "conditions": [condition.code for condition in status.conditions],
+        "temp_c": None if host.temperature_c is None else round(host.temperature_c),
+        "throttled": host.throttled,
     }
-
-
-def sense_host() -> dict[str, Any]:
-    """Heat, throttling and memory pressure (``psi``, percent of 10 s); null where there is no sensor."""
-    zone, throttle, pressure = hottest_zone(), throttling(), memory_pressure()
-    return {
-        "temp_c": None if zone is None else round(zone.celsius),
-        "throttled": None if throttle is None else list(throttle.now),
-        "psi": None if pressure is None else pressure.some.avg10,
-    }
-
-
-def _state(status: Status, capacity: int) -> Literal["ok", "degraded", "loading", "overloaded"]:
-    if status.state in {ServiceState.STARTING, ServiceState.LOADING}:
-        return "loading"
-    if status.queue + status.running >= capacity:
-        return "overloaded"
-    return "ok" if status.state is ServiceState.READY and not status.conditions else "degraded"

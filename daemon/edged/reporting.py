@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from edged import __version__
 from edged.api import requests
+from edged.api.requests import Sampling
 from edged.api.status import (
     Condition,
     EngineState,
@@ -96,7 +97,7 @@ class Reporting:
                 max_prompt_bytes=config.limits.max_prompt_bytes,
                 max_reply_bytes=config.limits.max_reply_bytes,
             ),
-            features=EMBEDDING_FEATURES if config.model.embeddings else FEATURES,
+            features=_features(config, model),
             pool=config.pool.name if config.pool.enabled else "",
         )
 
@@ -152,7 +153,16 @@ def _model(config: Config, engine: EngineSupervisor | None) -> ModelInfo:
         file_bytes=_file_bytes(model.path),
         context_tokens=loaded.context if loaded else model.context,
         slots=model.slots,
+        thinks=loaded.thinks if loaded else model.thinking or model.sampling_thinking != Sampling(),
+        sha256=model.sha256 or UNSET,
     )
+
+
+def _features(config: Config, model: ModelInfo) -> tuple[str, ...]:
+    """What requests may ask for. No "vision": no model is loaded with its image projector."""
+    if config.model.embeddings:
+        return EMBEDDING_FEATURES
+    return (*FEATURES, "thinking") if model.thinks else FEATURES
 
 
 def _predicted(config: Config) -> Prediction | None:

@@ -157,6 +157,7 @@ def test_the_model_is_listed_shown_and_running_and_answers_to_the_name_in_the_li
     (listed,) = client.list().models
     assert (listed.model, listed.details.quantization_level) == (NAME, "Q4_1")
     assert listed.size > 50_000_000
+    assert listed.digest == "0" * 64, "no digest is configured"
     shown = client.show(listed.model)
     assert shown.modelinfo[f"{shown.modelinfo['general.architecture']}.context_length"] == 1024
     assert shown.capabilities == ["completion", "tools"]

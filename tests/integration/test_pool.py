@@ -36,8 +36,9 @@ def mend(transport, broker):
 class Box(ScriptedService):
     """A service whose model has a name and a context, and which tells when it has a free slot."""
 
-    def __init__(self, model: str = "fake-1b", context: int = 512) -> None:
+    def __init__(self, model: str = "fake-1b", context: int = 512, features: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self._features = features
         self.model = structs.replace(MODEL, name=model, context_tokens=context)
         self.changed = lambda: None
 
@@ -47,7 +48,8 @@ class Box(ScriptedService):
         self.changed()
 
     def info(self):
-        return structs.replace(super().info(), model=self.model)
+        info = super().info()
+        return structs.replace(info, model=self.model, features=(*info.features, *self._features))
 
 
 @pytest.fixture
@@ -219,17 +221,19 @@ def test_what_a_box_was_cut_off_from_is_answered_by_its_heir_once(broker):
 
 def test_only_a_box_that_has_what_a_request_needs_answers_it(broker):
     async def scenario():
-        boxes = Box(), Box("qwen3.5-4b", 4096), Box("qwen3.5-4b", 8192)
+        boxes = Box(features=("thinking",)), Box("qwen3.5-4b", 4096), Box("qwen3.5-4b", 8192)
         async with pool(broker, *boxes) as (_, peer):
             for number in range(12):
                 peer.send(ASKED, {"id": f"m{number}", "prompt": "q", "needs": {"model": "qwen3.5-4b"}})
                 peer.send(ASKED, {"id": f"p{number}", "prompt": "q", "needs": {"params_b": 1.0}})
                 peer.send(ASKED, {"id": f"c{number}", "prompt": "q", "needs": {"context": 8000}})
-            answers = await peer.wait(ANSWERED, 36)
+                peer.send(ASKED, {"id": f"t{number}", "prompt": "q", "needs": {"thinking": True}})
+            answers = await peer.wait(ANSWERED, 48)
             assert all(one["ok"] for one in answers)
-            nodes = {kind: {one["node"] for one in answers if one["id"][0] == kind} for kind in "mpc"}
+            nodes = {kind: {one["node"] for one in answers if one["id"][0] == kind} for kind in "mpct"}
             assert nodes["m"] <= {"b", "c"}
             assert nodes["c"] == {"c"}
+            assert nodes["t"] == {"a"}
             assert nodes["p"] <= {"a", "b", "c"}
 
     asyncio.run(scenario())

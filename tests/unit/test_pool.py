@@ -40,7 +40,7 @@ def test_the_size_of_a_model_is_read_from_its_name(name, size):
         (Needs(model="gemma3"), "chat", "the model gemma3"),
         (Needs(params_b=7), "chat", "a model of 7 thousand million parameters"),
         (Needs(context=8192), "chat", "a context of 8192 tokens"),
-        (Needs(vision=True), "chat", "vision"),
+        (Needs(vision=True), "chat", "vision (a model that sees pictures)"),
     ],
 )
 def test_what_a_box_lacks_is_named(needs, op, lacking):

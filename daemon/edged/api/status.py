@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 Health = Literal["ok", "degraded", "loading", "overloaded"]
 
@@ -48,6 +48,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     file_bytes: int
     context_tokens: int  # of one slot
     slots: int
+    thinks: bool = False  # first, when asked to, and the thought is told apart from the answer
+    sha256: str | UnsetType = UNSET  # of its file; absent where the configuration names none
 
 
 class MemoryParts(Struct, frozen=True, kw_only=True):

@@ -113,6 +113,7 @@ class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     engine: str
     model_name: str
     context: int
+    thinks: bool = False  # it can think first
     load_ms: float
     first_token_ms: float
     anon_bytes: int = 0  # RssAnon + swap, all buffers touched that one token touches

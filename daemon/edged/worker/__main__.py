@@ -25,6 +25,7 @@ from edged.worker.embedding_loop import EmbeddingLoop
 from edged.worker.kept import KeptPrefixes
 from edged.worker.loop import DecodeLoop
 from edged.worker.measure import measure_step_cost
+from edged.worker.reasoning import thinks
 from edged.worker.speculate import NOTHING, best_gain
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def serve(link: Link) -> None:
             engine=backend.engine,
             model_name=backend.model_name,
             context=backend.context,
+            thinks=backend.pooling is None and thinks(backend),
             load_ms=(loaded - started) * 1000,
             first_token_ms=(now - loaded) * 1000,
             anon_bytes=anon_bytes(os.getpid()),

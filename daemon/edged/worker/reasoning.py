@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from edged.api.requests import Message
+from edged.worker.refused import Refused
 from edged.worker.text import overlap
+
+if TYPE_CHECKING:
+    from edged.worker.backends.base import Backend
 
 OPEN, CLOSE = "<think>", "</think>"
 # What ends a thought that has used up its tokens. The words are those that the makers of Qwen3 recommend:
@@ -20,6 +25,16 @@ State = Literal["undecided", "thinking", "between", "answering"]
 def opened_by(prompt_end: str) -> bool:
     """Whether the prompt ends inside a thought, which the model will continue."""
     return prompt_end.rstrip().endswith(OPEN)
+
+
+def thinks(backend: Backend) -> bool:
+    """Whether the model can think first: its template opens a thought, or closes one unasked."""
+    question = (Message(role="user", content="?"),)
+    try:
+        prompts = [backend.render(question, thinking=wanted) for wanted in (True, False)]
+    except Refused:
+        return False
+    return any(OPEN.encode() in b"".join(map(backend.piece, tokens)) for tokens in prompts)
 
 
 class Thought:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from edged import __version__
 from edged.transports.http.bodies import Body, check_model, decode_body, model_id
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request as HttpRequest
 
-    from edged.api.status import ModelInfo
+    from edged.api.status import Info, ModelInfo
     from edged.transports.http.dialect import Asking
     from edged.transports.port import Service
 
 # The version of Ollama whose API this is: clients ask for it to know what they may use.
 API_VERSION = "0.12.11"
 NEVER = "9999-12-31T23:59:59Z"  # the model is not unloaded for want of questions
-UNKNOWN_DIGEST = "0" * 64
+UNKNOWN_DIGEST = "0" * 64  # the command line of Ollama cuts it to twelve characters, which must be there
 
 
 class Details(Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class Listed(Struct, frozen=True, kw_only=True):
     modified_at: str
     size: int
     details: Details
-    digest: str = UNKNOWN_DIGEST
+    digest: str
 
 
 class Tags(Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class Running(Struct, frozen=True, kw_only=True):
     size: int
     details: Details
     context_length: int
-    digest: str = UNKNOWN_DIGEST
+    digest: str
     expires_at: str = NEVER
     size_vram: int = 0
 
@@ -115,6 +115,7 @@ class OllamaModels:
             modified_at=self._since,
             size=model.file_bytes,
             details=Details(quantization_level=model.quant),
+            digest=_digest(model),
         )
         return JsonResponse(Tags(models=(listed,)))
 
@@ -130,6 +131,7 @@ class OllamaModels:
             size=memory.worker_anon_bytes + memory.worker_file_bytes,
             details=Details(quantization_level=model.quant),
             context_length=model.context_tokens,
+            digest=_digest(model),
         )
         return JsonResponse(RunningModels(models=(running,)))
 
@@ -152,7 +154,6 @@ class Show:
         return Told(self._shown(asking.model))
 
     def _shown(self, model: ModelInfo) -> Shown:
-        embeds = "embed" in self._service.info().features
         return Shown(
             details=Details(quantization_level=model.quant),
             model_info={
@@ -160,9 +161,20 @@ class Show:
                 "general.basename": model.name,
                 "edged.context_length": model.context_tokens,
             },
-            capabilities=("embedding",) if embeds else ("completion", "tools"),
+            capabilities=_capabilities(self._service.info()),
             modified_at=self._since,
         )
+
+
+def _digest(model: ModelInfo) -> str:
+    """Of the model's file, as far as it is known."""
+    return UNKNOWN_DIGEST if model.sha256 is UNSET else model.sha256
+
+
+def _capabilities(info: Info) -> tuple[str, ...]:
+    if "embed" in info.features:
+        return ("embedding",)
+    return ("completion", "tools", *(("thinking",) if info.model.thinks else ()))
 
 
 def _now() -> str:

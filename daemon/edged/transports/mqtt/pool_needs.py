@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 # "qwen3.5-4b", "SmolLM2-135M": how models of every maker name their size.
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)(b|m)(?![a-z0-9])", re.IGNORECASE)
-_FEATURES = ("vision", "thinking")
+_FEATURES = {
+    "vision": "vision (a model that sees pictures)",
+    "thinking": "thinking (a model that thinks first)",
+}
 
 
 class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -32,7 +35,10 @@ class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
 
 class Can(Struct, frozen=True, kw_only=True):
-    """What a box has to offer; ``params_b`` is 0 where the model's name does not tell it."""
+    """What a box has to offer; ``params_b`` is 0 where the model's name does not tell it.
+
+    ``features`` are those of its info: no box has "vision" as long as none loads an image projector.
+    """
 
     model: str
     params_b: float
@@ -72,4 +78,5 @@ def unmet(needs: Needs | None, op: str, can: Can) -> str:
         return f"a model of {needs.params_b:g} thousand million parameters"
     if needs.context > can.context:
         return f"a context of {needs.context} tokens"
-    return next((name for name in _FEATURES if getattr(needs, name) and name not in can.features), "")
+    missing = (name for name in _FEATURES if getattr(needs, name) and name not in can.features)
+    return next((_FEATURES[name] for name in missing), "")

@@ -62,6 +62,7 @@ class Ledger:
         self._client.loop_stop()
 
     def ask(self, name: str) -> None:
+        """Ask, or repeat what was asked."""
         self.asked[name] = f"echo: question {name}"
         body = f'{{"id": "{name}", "prompt": "question {name}"}}'
         self._client.publish(f"{BASE}/request/ledger/chat", body, qos=1)
@@ -70,8 +71,12 @@ class Ledger:
         answer = json.loads(payload)
         self.answers.setdefault(answer["id"], []).append(answer)
 
-    def missing(self) -> set[str]:
+    def untold(self) -> set[str]:
+        """Requests that nothing was said about."""
         return set(self.asked) - set(self.answers)
+
+    def unanswered(self) -> set[str]:
+        return {name for name in self.asked if not any(one["ok"] for one in self.answers.get(name, ()))}
 
     def wrong(self) -> list[dict]:
         """Answers that are neither what was asked for nor say that the engine died over the request."""
@@ -83,15 +88,15 @@ class Ledger:
         ]
 
     def figures(self) -> dict[str, int]:
-        """How many requests were asked, answered, told that the engine died, answered again, and lost."""
-        answers = self.answers.values()
+        """Requests, how many of them were answered, lost, and told that the engine died; repeated answers."""
+        told = self.answers.values()
+        good = [sum(one["ok"] for one in answers) for answers in told]
         return {
             "asked": len(self.asked),
-            "answered": sum(any(one["ok"] for one in came) for came in answers),
-            "engine died": sum(not any(one["ok"] for one in came) for came in answers),
-            "answered again": sum(len(came) - 1 for came in answers),
-            "lost": len(self.missing()),
-            "unasked": len(set(self.answers) - set(self.asked)),
+            "answered": sum(map(bool, good)),
+            "lost": len(self.untold()),
+            "told that the engine died": sum(not all(one["ok"] for one in answers) for answers in told),
+            "answered again": sum(good) - sum(map(bool, good)),
         }
 
 
@@ -132,6 +137,7 @@ def test_whatever_is_killed_each_request_at_qos_1_is_answered(tmp_path, record_p
     print(f"EDGED_TEST_SEED={SEED} EDGED_TEST_ROUNDS={ROUNDS}")
     luck = random.Random(SEED)
     killed: Counter[str] = Counter()
+    victims: list[str] = []  # each of the three comes once in three rounds
     tree = fake_tree(fake_model(tmp_path, step_s=0.004), model={"slots": 4}, limits={"queue": 64})
     with (
         Broker(tmp_path, "allow_anonymous true", "max_queued_messages 0") as broker,
@@ -142,7 +148,8 @@ def test_whatever_is_killed_each_request_at_qos_1_is_answered(tmp_path, record_p
         daemon = Daemon(tree, tmp_path).start()
         try:
             for number in range(ROUNDS):
-                victim = list(WITHOUT)[number % 3] if number < 3 else luck.choice(list(WITHOUT))
+                victims = victims or luck.sample(list(WITHOUT), 3)
+                victim = victims.pop()
                 before = luck.randrange(1, REQUESTS + 1)
                 for request in range(before):
                     ledger.ask(f"{number}-{request}")
@@ -150,7 +157,12 @@ def test_whatever_is_killed_each_request_at_qos_1_is_answered(tmp_path, record_p
                 with WITHOUT[victim](daemon, broker, proxy):
                     for request in range(before, REQUESTS):
                         ledger.ask(f"{number}-{request}")
-                wait_until(lambda: not ledger.missing(), f"answers after the {victim} died in round {number}")
+                wait_until(lambda: not ledger.untold(), f"answers after the {victim} died in round {number}")
+                for name in ledger.unanswered():  # the engine died over them, which is worth another attempt
+                    ledger.ask(name)
+                wait_until(
+                    lambda: not ledger.unanswered(), f"answers at the second attempt of round {number}"
+                )
                 killed[victim] += 1
             assert daemon.status()["state"] == "ready"
         finally:
@@ -160,7 +172,7 @@ def test_whatever_is_killed_each_request_at_qos_1_is_answered(tmp_path, record_p
         record_property(name, figure)
     print(f"killed: {dict(killed)}; {found}")
     assert ledger.wrong() == []
-    assert (found["lost"], found["unasked"]) == (0, 0)
+    assert set(ledger.answers) == set(ledger.asked)
 
 
 def test_while_the_engine_stands_still_the_broker_keeps_what_is_too_much(tmp_path, record_property):

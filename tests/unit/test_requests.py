@@ -62,6 +62,11 @@ def test_sampling_out_of_range_is_refused_by_name(name, value):
         ({"messages": (Message(role="system", content="x"),)}, BadRequest, "user"),
         ({"messages": HELLO * (MAX_MESSAGES + 1)}, TooLarge, "messages"),
         ({"messages": (Message(role="user", content="é" * 51),)}, TooLarge, "102 bytes"),
+        (
+            {"messages": (*HELLO, Message(role="tool", content="", tool_call_id="x" * 96))},
+            TooLarge,
+            "101 bytes",
+        ),
         ({"messages": (Message(role="user", content="\ud800"),)}, BadRequest, "surrogates"),
         ({"op": "generate", "messages": ()}, BadRequest, "prompt"),
         ({"op": "generate", "messages": (), "prompt": "\udfff"}, BadRequest, "surrogates"),

@@ -170,8 +170,9 @@ def texts(request: Request) -> Iterator[str]:
     for message in request.messages:
         yield message.content
         yield message.reasoning
+        yield message.tool_call_id
         for call in message.tool_calls:
-            yield from (call.name, call.arguments)
+            yield from (call.id, call.name, call.arguments)
     for tool in request.tools:
         yield from (tool.name, tool.description, tool.parameters)
     yield request.prompt

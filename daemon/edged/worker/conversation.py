@@ -118,14 +118,15 @@ def _told(message: Message, names: dict[str, str], say: Callable[[str], str]) ->
     if message.tool_calls:
         turn["tool_calls"] = [
             {
-                "id": call.id,
+                "id": say(call.id),
                 "type": "function",
                 "function": {"name": say(call.name), "arguments": _marked(_arguments(call), say)},
             }
             for call in message.tool_calls
         ]
     if message.role == "tool":
-        turn |= {"tool_call_id": message.tool_call_id, "name": say(names.get(message.tool_call_id, ""))}
+        name = names.get(message.tool_call_id, "")
+        turn |= {"tool_call_id": say(message.tool_call_id), "name": say(name)}
     return turn
 
 
@@ -160,8 +161,9 @@ def texts_of(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[str
     for message in messages:
         yield message.content
         yield message.reasoning
+        yield message.tool_call_id
         for call in message.tool_calls:
-            yield call.name
+            yield from (call.id, call.name)
             yield from _strings(_arguments(call))
     for tool in tools:
         yield tool.description

@@ -116,6 +116,11 @@ def test_choices_and_inputs_arrive():
             "messages[0].contents: there is no such field; did you mean content?",
         ),
         ({"messages": [{"role": "x", "content": "x"}]}, "chat", "messages[0].role: invalid enum value 'x'"),
+        (
+            {"prompt": "x", "needs": {"model": "x\nlevel=ERROR forged"}},
+            "chat",
+            "needs.model: expected `str` matching regex '^[ -~]*\\\\Z'",
+        ),
         ({"prompt": "x", "id": 7}, "chat", "id: expected `str | null`, got `int`"),
         ({"prompt": "x", "stream": "yes"}, "chat", "stream: expected `bool`, got `str`"),
         ([], "chat", "the payload: expected `object`, got `array`"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 if TYPE_CHECKING:
     from edged.api.status import Info
@@ -27,7 +27,7 @@ class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     ``context`` the least number of tokens in one conversation.
     """
 
-    model: str = ""
+    model: Annotated[str, Meta(max_length=128, pattern=r"^[ -~]*\Z")] = ""
     params_b: float = 0.0
     context: int = 0
     vision: bool = False

@@ -145,8 +145,8 @@ def test_a_stop_at_random_moments_of_a_crashing_engine_leaves_nothing(tmp_path):
 async def hang_up(engine: EngineSupervisor) -> None:
     """Cut the link to a worker that cannot even die of it: for a moment nobody knows what happened."""
     os.kill(engine.worker_pid, signal.SIGSTOP)
-    (receiving,) = [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_receive"]
-    receiving.get_coro().cr_frame.f_locals["worker"]._link.shutdown(socket.SHUT_RDWR)
+    (receiving,) = [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "receive_all"]
+    receiving.get_coro().cr_frame.f_locals["self"]._link.shutdown(socket.SHUT_RDWR)
     await asyncio.wait({receiving})
     for _ in range(5):  # what follows from it at once
         await asyncio.sleep(0)

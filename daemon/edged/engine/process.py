@@ -10,9 +10,9 @@ import signal
 import socket
 import sys
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from edged.ipc.frames import FrameError, FrameReader
+from edged.ipc.frames import FrameReader
 from edged.ipc.messages import LoadFailed, Measured, Ready, decode_from_worker, encode
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Worker:
         self._link = link
         self._reader = FrameReader()
         self._ready: deque[FromWorker] = deque()
+        self._hear: Callable[[FromWorker], None] = self._ready.append
         self._failed: Exception | None = None  # what ``receive`` raises from here on
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -104,20 +105,32 @@ class Worker:
             await self._news.wait()
         return self._ready.popleft()
 
+    async def receive_all(self, hear: Callable[[FromWorker], None]) -> NoReturn:
+        """Let ``hear`` have each message the moment it comes. Raises as ``receive``, and what it raises."""
+        while self._ready:
+            hear(self._ready.popleft())
+        self._hear = hear
+        while self._failed is None:
+            self._news.clear()
+            await self._news.wait()
+        raise self._failed
+
     def _readable(self) -> None:
-        """Take what the link has; its end and garbage are for ``receive`` to raise."""
+        """Take what the link has; its end and garbage are for those who receive to raise."""
         try:
             data = self._link.recv(READ_BYTES)
-            self._ready.extend(map(decode_from_worker, self._reader.feed(data)))
+            for payload in self._reader.feed(data):
+                self._hear(decode_from_worker(payload))
             if not data:
                 self._failed = EOFError("the worker hung up")
         except BlockingIOError:
             return
-        except (OSError, FrameError) as error:
+        except Exception as error:  # noqa: BLE001 - raised again where messages are received
             self._failed = EOFError(str(error)) if isinstance(error, ConnectionError) else error
         if self._failed is not None:
             self._loop.remove_reader(self._link)
-        self._news.set()
+        if self._ready or self._failed is not None:
+            self._news.set()
 
     async def load(self, order: Load, *, load_timeout_s: float, hang_timeout_s: float) -> Ready:
         """Let the worker load; raises WorkerLost when it cannot, takes too long or falls silent."""

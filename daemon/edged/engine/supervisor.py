@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -318,7 +319,7 @@ class EngineSupervisor:
         """Route messages until the worker is lost (raises) or has been recycled (returns)."""
         watch = HangWatch(self.config.engine.hang_timeout_s, self.config.engine.step_timeout_s)
         tasks = [
-            asyncio.create_task(self._receive(worker, watch)),
+            asyncio.create_task(worker.receive_all(partial(self._route, watch))),
             asyncio.create_task(self._send(worker)),
             asyncio.create_task(watch.run()),
             asyncio.create_task(self._drain_for_recycle()),
@@ -334,19 +335,13 @@ class EngineSupervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _receive(self, worker: Worker, watch: HangWatch) -> None:
-        while True:
-            message = await worker.receive()
-            if isinstance(message, Heartbeat):
-                watch.heard(message)
-                self._beat = message
-            else:
-                self._route(message)
-
-    def _route(self, message: FromWorker) -> None:
+    def _route(self, watch: HangWatch, message: FromWorker) -> None:
         if isinstance(message, Token):
             if (sink := self._sinks.get(message.key)) is not None:
                 sink.message(message)
+        elif isinstance(message, Heartbeat):
+            watch.heard(message)
+            self._beat = message
         elif isinstance(message, Measured):
             measuring, self._measuring = self._measuring, None
             if measuring is not None and not measuring.done():

@@ -18,7 +18,7 @@ from edged.transports.http.dialect import renamed
 from edged.transports.http.errors import JsonResponse
 from edged.transports.http.guards import defect
 from edged.transports.http.turns import ChatMessage, message
-from edged.transports.http.watching import ClientGone, watched
+from edged.transports.http.watching import ClientGone, connected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,8 +131,8 @@ class AtOnce(Generic[_Body]):
             asked = asking(scope, self._service)
             request = self._kind.request(body, asked)
             scope["state"]["request_id"] = request.id
-            events = watched(self._service.submit(request), receive, self._patience.comment_s)
-            async with aclosing(events):
+            events = self._service.submit(request)
+            async with connected(receive), aclosing(events):
                 async for event in events:
                     if isinstance(event, Failed):
                         raise renamed(event.error(), self._kind.names)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edged.api.events import Delta, Failed, Finished
 from edged.transports.http.dialect import Asking, Told, renamed
 from edged.transports.http.errors import JsonResponse, SlowBody, WrongMediaType
 from edged.transports.http.guards import defect, header_values
-from edged.transports.http.watching import ClientGone, watched
+from edged.transports.http.watching import ClientGone, Voice, connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -45,8 +46,8 @@ class Completions:
                 await JsonResponse(answer.body)(scope, receive, send)
                 return
             scope["state"]["request_id"] = answer.request.id
-            events = watched(self._service.submit(answer.request), receive, self._patience.comment_s)
-            async with aclosing(events):
+            events = self._service.submit(answer.request)
+            async with connected(receive), aclosing(events):
                 deliver = self._stream if answer.stream else self._whole
                 await deliver(answer, events, scope, receive, send)
         except ClientGone:
@@ -55,7 +56,7 @@ class Completions:
     async def _whole(
         self,
         answer: Answer,
-        events: AsyncGenerator[Event | None, None],
+        events: AsyncGenerator[Event, None],
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -69,12 +70,10 @@ class Completions:
         raise defect()
 
     async def _stream(
-        self, answer: Answer, events: AsyncGenerator[Event | None, None], _: Scope, __: Receive, send: Send
+        self, answer: Answer, events: AsyncGenerator[Event, None], _: Scope, __: Receive, send: Send
     ) -> None:
         # Nothing is sent before the first event: a refusal still gets its HTTP status.
-        first = await anext(events, None)
-        while first is None:
-            first = await anext(events, Failed.of(answer.request.id, defect()))
+        first = await anext(events, None) or Failed.of(answer.request.id, defect())
         if isinstance(first, Failed):
             raise self._error(first)
         headers = [
@@ -82,18 +81,18 @@ class Completions:
             (b"x-accel-buffering", b"no"),  # nginx would collect the stream
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await _send_chunk(send, answer.opening() + self._chunk(answer, first))
-        last = isinstance(first, Finished)
-        while not last:
-            event = await anext(events, Failed.of(answer.request.id, defect()))
-            last = isinstance(event, Finished | Failed)
-            await _send_chunk(send, self._chunk(answer, event))
+        voice = Voice(partial(_send_chunk, send), answer.silence, self._patience.comment_s)
+        async with voice.never_silent():
+            await voice.say(answer.opening() + self._chunk(answer, first))
+            last = isinstance(first, Finished)
+            while not last:
+                event = await anext(events, None) or Failed.of(answer.request.id, defect())
+                last = isinstance(event, Finished | Failed)
+                await voice.say(self._chunk(answer, event))
         await send({"type": "http.response.body"})
 
-    def _chunk(self, answer: Answer, event: Event | None) -> bytes:
+    def _chunk(self, answer: Answer, event: Event) -> bytes:
         """What ``event`` adds to the stream; acceptance adds nothing."""
-        if event is None:
-            return answer.silence()
         if isinstance(event, Delta):
             return answer.delta(event)
         if isinstance(event, Finished):

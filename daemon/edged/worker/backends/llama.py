@@ -141,9 +141,7 @@ class LlamaBackend:
     def sample(self, sampler: Sampler, row: int, allows: Allows | None = None) -> int:
         if not isinstance(sampler, LlamaSampler):
             raise StepError("a sampler of another engine")
-        if allows is None:
-            return int(api.llama_sampler_sample(sampler.chain, self._context, row))
-        return sampler.draw(self._logits(row), allows)
+        return sampler.draw(self._context, row, self._logits(row), allows)
 
     def embed(self, runs: Sequence[Run]) -> list[list[float]]:
         if self.pooling is None:

@@ -41,12 +41,14 @@ class LlamaSampler:
             sampling.frequency_penalty or 0.0,
             sampling.presence_penalty or 0.0,
         )
-        if penalties != (1.0, 0.0, 0.0):
+        self._remembers = penalties != (1.0, 0.0, 0.0)  # what was said counts
+        temperature = _or_neutral(sampling, "temperature")
+        self._greedy = temperature == 0 and not self._remembers
+        if self._remembers:
             window = PENALTY_WINDOW_TOKENS
             self._add(api.llama_sampler_init_penalties(n_vocab, window, *penalties))
             for token in prompt[-window:]:
                 api.llama_sampler_accept(chain, token)
-        temperature = _or_neutral(sampling, "temperature")
         if temperature == 0:
             self._add(api.llama_sampler_init_greedy())
             return
@@ -59,15 +61,24 @@ class LlamaSampler:
         # To llama.cpp the largest number means "draw a seed", which no client with a seed asks for.
         self._add(api.llama_sampler_init_dist(seed % api.LLAMA_DEFAULT_SEED))
 
-    def draw(self, logits: Logits, allows: Allows) -> int:
-        """The token that is drawn freely if it is allowed, otherwise one among the likeliest that are.
+    def draw(self, context: Any, row: int, logits: Logits, allows: Allows | None) -> int:
+        """A token by ``logits``, which are those of ``row`` in ``context``.
 
-        Raises Refused when no token of the vocabulary is allowed.
+        It is the one that is drawn freely if ``allows`` has nothing against it, otherwise one among the
+        likeliest that are allowed. Raises Refused when no token of the vocabulary is.
         """
-        token = self._apply(logits, np.arange(len(logits), dtype=np.int32))
+        if self._greedy:  # the first of the highest, as llama.cpp has it, in a tenth of the time
+            token = int(logits.argmax())
+        elif allows is None or not self._remembers:
+            token = int(api.llama_sampler_sample(self.chain, context, row))
+        else:
+            token = self._apply(logits, np.arange(len(logits), dtype=np.int32))
+        if allows is None:
+            return token
         if not allows(token):
             token = self._apply(logits, _allowed(logits, allows))
-        api.llama_sampler_accept(self.chain, token)
+        if self._remembers:
+            api.llama_sampler_accept(self.chain, token)
         return token
 
     def _apply(self, logits: Logits, tokens: Tokens) -> int:

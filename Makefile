@@ -26,11 +26,10 @@ test-page: setup ## Run the tests of the web page in a headless Chromium (apt in
 test-all: test test-chaos test-page ## Run every test
 
 # New inputs and crashes stay in build/fuzz; a second bound in ARGS replaces the first.
-fuzz: setup ## Fuzz the reader of model files for two minutes (ARGS=-max_total_time=3600)
+TARGETS ?= gguf_header mqtt_message http_request ipc_frames
+fuzz: setup ## Fuzz what reads bytes from outside, two minutes each (TARGETS=ipc_frames ARGS=-max_total_time=3600)
 	@$(python) -m pip install --quiet 'atheris>=3.0'
-	@mkdir -p build/fuzz/gguf
-	@$(python) -m tests.fuzz.gguf_header -max_total_time=120 -max_len=4096 -timeout=10 -rss_limit_mb=512 \
-	  -artifact_prefix=build/fuzz/ $(ARGS) build/fuzz/gguf tests/fuzz/corpus/gguf
+	@for target in $(TARGETS); do $(python) -m tests.fuzz $$target $(ARGS) || exit 1; done
 
 lint: setup ## Check style, types and the layers of the code
 	@failed=0; \

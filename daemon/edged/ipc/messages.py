@@ -166,6 +166,7 @@ _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(From
 
 # What msgspec raises on bytes that are no message: its own errors, text that is not UTF-8, nesting too deep.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SHOWN_CHARS = 160
 
 
 def encode(message: ToWorker | FromWorker) -> bytes:
@@ -178,7 +179,7 @@ def decode_to_worker(payload: bytes) -> ToWorker:
     try:
         return _to_worker.decode(payload)
     except _UNREADABLE as error:
-        raise FrameError(f"not a message: {error}") from error
+        raise _no_message(error) from error
 
 
 def decode_from_worker(payload: bytes) -> FromWorker:
@@ -186,4 +187,9 @@ def decode_from_worker(payload: bytes) -> FromWorker:
     try:
         return _from_worker.decode(payload)
     except _UNREADABLE as error:
-        raise FrameError(f"not a message: {error}") from error
+        raise _no_message(error) from error
+
+
+def _no_message(error: Exception) -> FrameError:
+    """What is said repeats words of the peer: as much as fits into one line of a log."""
+    return FrameError(f"not a message: {str(error)[:_SHOWN_CHARS]!a}")

@@ -119,7 +119,8 @@ class MqttTransport:
         self._check_presence(line)
         info = self._kept(line, self._topics.info, Info, timeout_s)
         health = self._kept(line, self._topics.health, wire.Health, timeout_s)
-        return wire.status(info, health, online=line.kept.get(self._topics.status) == b"online")
+        online = line.kept.get(self._topics.status) == b"online"
+        return wire.status(info, health, online=online, topic=self._topics.root)
 
     def info(self, timeout_s: float) -> Info:
         line = self._ready_line()

@@ -23,7 +23,17 @@ from edged.api.events import (
     Usage,
 )
 from edged.api.requests import ToolCall
-from edged.api.status import Condition, Counters, EngineState, HostStatus, MemoryStatus, ServiceState, Status
+from edged.api.status import (
+    Condition,
+    Counters,
+    EngineState,
+    HostStatus,
+    MemoryStatus,
+    MqttStatus,
+    PoolStatus,
+    ServiceState,
+    Status,
+)
 
 if TYPE_CHECKING:
     from edged.api.requests import Request, Tool
@@ -51,6 +61,7 @@ class Health(Struct, frozen=True):
     temp_c: float | None = None
     throttled: tuple[str, ...] | None = None
     conditions: tuple[str, ...] = ()
+    pool: PoolStatus | None = None
 
 
 class _OnlyId(Struct, frozen=True):
@@ -197,8 +208,8 @@ class Parts:
         )
 
 
-def status(info: Info, health: Health, *, online: bool) -> Status:
-    """What the retained topics tell; ``pid`` 0 marks that the rest is not told over MQTT.
+def status(info: Info, health: Health, *, online: bool, topic: str) -> Status:
+    """What the retained topics below ``topic`` tell; ``pid`` 0 marks that the rest is not told over MQTT.
 
     ``online`` counts more than the health: that is published every few seconds, the other at once.
     """
@@ -225,6 +236,7 @@ def status(info: Info, health: Health, *, online: bool) -> Status:
         # A box tells its places when they are all taken.
         capacity=health.queue + health.running if health.state == "overloaded" else 0,
         host=HostStatus(temperature_c=health.temp_c, throttled=health.throttled),
+        mqtt=MqttStatus(connected=online, broker="", topic=topic, pool=health.pool),
         conditions=tuple(
             Condition(code=code, severity="warning", message=code.replace("_", " "))
             for code in health.conditions

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         MemoryParts,
         MemoryStatus,
         MqttStatus,
+        PoolStatus,
         Prediction,
         Status,
     )
@@ -48,8 +49,10 @@ def render(status: Status) -> Table:
         table.add_row("", _predicted_memory(status.memory, predicted), style="dim")
     if heat := _heat(status.host):
         table.add_row("Heat", heat)
-    if status.mqtt is not None:
+    if status.mqtt is not None and not afar:
         table.add_row("Broker", _broker(status.mqtt))
+    if status.mqtt is not None and status.mqtt.pool is not None:
+        table.add_row("Pool", _pool(status.mqtt.pool))
     if not afar:
         table.add_row("Served", _counters(status))
         worker = "none" if status.worker_pid is None else str(status.worker_pid)
@@ -128,6 +131,17 @@ def _broker(mqtt: MqttStatus) -> Text:
     line = Text(f"{mqtt.broker}, topics {mqtt.topic}/…, ")
     line.append("connected" if mqtt.connected else "not connected", style="" if mqtt.connected else "yellow")
     line.append(f", {mqtt.outbox} answers not confirmed" if mqtt.outbox else "")
+    return line
+
+
+def _pool(pool: PoolStatus) -> Text:
+    line = Text(f"{pool.name}, ")
+    line.append(pool.state, style="" if pool.state == "serving" else "yellow")
+    others = {0: "no other box serves", 1: "1 other box serves"}.get(pool.boxes)
+    line.append(f", {others or f'{pool.boxes} other boxes serve'}")
+    line.append(f", {pool.waiting} requests wait here" if pool.waiting else "")
+    line.append(f"; {pool.taken} begun here, {pool.handed_on} handed on")
+    line.append(f", work of {pool.taken_over} lost boxes taken over" if pool.taken_over else "")
     return line
 
 

@@ -12,11 +12,13 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edgectl.client import EdgeClient
 from edgectl.resources import data_dir
 from tests.integration.broker import MOSQUITTO, Broker, free_port
 from tests.integration.mqtt_peer import Peer, until
 from tests.integration.scripted_service import ScriptedService
 from tests.integration.test_mqtt import ROOT, VERSIONS, serving
+from tests.integration.test_pool import Box, member
 from tests.kit.certificates import Authority
 from tests.kit.daemon import wait_until
 
@@ -34,6 +36,12 @@ RIGHTS: dict[str, tuple[str, str]] = {
     "edged/pi/cancel/cam": ("edged operator cam", "edged operator"),
     "edged/pi/response/cam/chat": ("edged operator", "edged operator cam"),
     "edged/pool/response/cam/chat": ("edged operator", "edged operator cam"),
+    "edged/pool/stream/cam": ("edged operator", "edged operator cam"),
+    "edged/pool/cancel/cam": ("edged operator cam", "edged operator"),
+    "edged/pool/box/hall": ("edged operator", "edged operator homeassistant cam door"),
+    "edged/pool/kind/0a1b2c3d/request/cam/chat": ("edged operator", "edged operator"),
+    "edged/pool/spare/0a1b2c3d/request/cam/chat": ("edged operator", "edged operator"),
+    "edged/pool/free/0a1b2c3d": ("edged operator", "edged operator"),
     "edged/pi/response/cam/rr": ("edged operator", "edged operator cam"),
     "edged/pi/response/door/chat": ("edged operator", "edged operator door"),
     "edged/pi/response/homeassistant/chat": ("edged operator", "edged operator homeassistant"),
@@ -147,6 +155,42 @@ def test_a_box_serves_devices_that_cannot_reach_into_each_other(broker, tmp_path
             for peer, other in ((cam, "door"), (door, "cam")):
                 assert not [one for one in peer.heard if f"/{other}" in one.topic]
                 assert peer.texts(f"{ROOT}/status")[-1] == "online"
+
+    asyncio.run(scenario())
+
+
+def test_a_pool_serves_devices_and_edgectl_that_have_users_of_their_own(broker, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text(PASSWORD)
+    box = {"username": "edged", "password_file": str(secret)}
+
+    def ask():
+        url = f"mqtt://cam@127.0.0.1:{broker.port}/edged/pool"
+        with EdgeClient(url, password=PASSWORD, client="cam") as client:
+            return client.generate("is it raining?").text
+
+    async def scenario():
+        busy = Box()
+        busy.gate.clear()  # what it has begun it never ends, so that the rest must be handed on
+        async with (
+            member(broker, "a", busy, **box) as (_, at_busy),
+            member(broker, "b", **box) as (_, at_free),
+            Peer(broker.port, "edged/pool/response/#", "edged/pool/box/+", user=("door", PASSWORD)) as door,
+        ):
+            await until(lambda: at_busy.pool.boxes == at_free.pool.boxes == 1, "the boxes know each other")
+            assert not [one for one in (at_busy.condition(), at_free.condition()) if one]
+            for number in range(12):
+                door.send("edged/pool/request/door/chat", {"id": str(number), "prompt": "q"})
+            await door.wait("edged/pool/response/door/chat", 10)
+            assert at_busy.pool.handed_on > 0
+            assert await asyncio.to_thread(ask) == "echo: is it raining?"
+            assert not [one for one in door.heard if "/cam" in one.topic]
+            assert {one.topic for one in door.heard if "/box/" in one.topic} == {
+                "edged/pool/box/a",
+                "edged/pool/box/b",
+            }
+            busy.gate.set()
+            await door.wait("edged/pool/response/door/chat", 12)
 
     asyncio.run(scenario())
 

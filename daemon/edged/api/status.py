@@ -114,7 +114,7 @@ class PoolStatus(Struct, frozen=True, kw_only=True):
 
 
 class MqttStatus(Struct, frozen=True, kw_only=True):
-    """The way over the broker; ``broker`` is HOST:PORT as the box reaches it."""
+    """The way over the broker; ``broker`` is HOST:PORT as the box reaches it, empty when seen over MQTT."""
 
     connected: bool
     broker: str

@@ -28,8 +28,8 @@ from edged.transports.mqtt.topics import Ask, RequestTopic, Topics
 from tests.fuzz.log_lines import one_line_each
 from tests.integration.scripted_service import ScriptedService
 
-WORDS = (*Body.__struct_fields__, *Needs.__struct_fields__, "role", "user", "assistant", "content", "request/",
-         "ask", "cancel/", "chat", "generate", "classify", "embed", "edged/box/response/")  # fmt: skip
+WORDS = (*Body.__struct_fields__, *Needs.__struct_fields__, "role", "user", "assistant", "content",
+         "request/", "ask", "cancel/", "chat", "generate", "classify", "embed", "edged/box/")  # fmt: skip
 CODES = {*WIRE_CODES.values()} - {"internal"}
 LONGEST_MESSAGE_CHARS = 400
 TOPICS = Topics("edged", "box")

@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 
 from edgectl.client.target import local_config_path
 from edgectl.errors import Usage
+from edgectl.install.unit import CREDENTIALS
 from edgectl.output.terminal import emit_json, json_option
 from edged.api.config import Config
 from edged.api.config_docs import EXPLANATIONS
@@ -183,6 +184,7 @@ def _load(path: Path) -> Config:
 
 
 def _missing_files(config: Config) -> list[str]:
+    """Those named that are not there; systemd puts credentials in their place when it starts the service."""
     named = {
         "model.path": config.model.path,
         "mqtt.password_file": config.mqtt.password_file,
@@ -194,7 +196,7 @@ def _missing_files(config: Config) -> list[str]:
     missing = []
     for key, name in named.items():
         try:
-            if name and not Path(name).is_file():
+            if name and not name.startswith(f"{CREDENTIALS}/") and not Path(name).is_file():
                 missing.append(f"{key}: there is no file {name}")
         except PermissionError:
             missing.append(f"{key}: you may not look at {name}; edged, as its own user, has to")

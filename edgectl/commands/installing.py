@@ -62,8 +62,7 @@ class Session:
         with exclusive(self.places.record) as made:
             self._recover()
             installed, state, device = look(self.places), self.systemd.state(), probe_device()
-            earlier = installed.manifest.options if installed.manifest else None
-            settled = prepare.settled(options, earlier)
+            settled = prepare.settled(options, installed.before.options)
             if options.model != prepare.AUTO:
                 verdict = compare(installed, settled, computer_of(device), self.code.command, state)
                 if verdict == "same" or (verdict == "stopped" and not start):
@@ -75,9 +74,10 @@ class Session:
             choice = self._choose(settled, device, state)
             installation.show_plan(choice.plan, choice.model_path, download=choice.absent)
             installation.show_notes(device.notes)
+            installation.show_replaced(installed.problems, self.places)
             _confirm("Install this?", yes=yes)
             chosen = self._bring(choice, device)
-            wanted = self._wanted(settled, chosen, installed, device, version)
+            wanted = self._wanted(options, chosen, installed, device, version)
             wanted = structs.replace(wanted, start=start, made=made)
             steps = operations(wanted, installed, self.places, state)
             carry_out(steps, self.places.record, self.host, say)
@@ -86,7 +86,7 @@ class Session:
             installation.show_proof(self.host.proof, choice.plan)
         elif not start:
             say(f"edged starts with the next boot, or now with `{self._systemctl} start edged`")
-        installation.show_next(wanted.desired.config, self.places)
+        installation.show_next(wanted.desired, self.places)
 
     def show(self, options: Options) -> None:
         """The dry run: every file and every step, nothing changed, no root needed."""
@@ -99,16 +99,17 @@ class Session:
             say(f"note: a real installation would refuse: {error.message}")
         version, state = self._systemd_or_guess()
         installed, device = look(self.places), probe_device()
-        settled = prepare.settled(options, installed.manifest.options if installed.manifest else None)
+        settled = prepare.settled(options, installed.before.options)
         choice = self._choose(settled, device, state)
         installation.show_plan(choice.plan, choice.model_path, download=choice.absent)
+        installation.show_replaced(installed.problems, self.places)
         chosen = Chosen(
             plan=choice.plan,
             model_path=choice.model_path,
             sha256=choice.sha256,
             board=prepare.board_name(device),
         )
-        wanted = self._wanted(settled, chosen, installed, device, version)
+        wanted = self._wanted(options, chosen, installed, device, version)
         steps = operations(wanted, installed, self.places, state)
         pull = f"{choice.plan.model}:{choice.plan.quant}" if choice.absent else ""
         installation.show_dry_run(wanted.desired, steps, self.places, pull=pull)
@@ -170,7 +171,7 @@ class Session:
     ) -> Wanted:
         name = getpass.getuser() if self.places.user else ""
         return Wanted(
-            options=options,
+            options=prepare.settled(options, installed.before.options),
             computer=computer_of(device),
             desired=desired(
                 options, chosen, self.places, self.code, installed.before, systemd_version=version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,13 +56,10 @@ def fit_command(
 
 def _find(spec: str, stores: list[Store]) -> tuple[Ref, Path]:
     """The first store's that has it, file included. Raises NotFound, or Usage."""
-    missing: NotFound | None = None
     for store in stores:
-        try:
+        with contextlib.suppress(NotFound):
             ref = stored(store, spec)
-        except NotFound as error:
-            missing = missing or error
-            continue
-        if store.has(ref):
-            return ref, store.path_of(ref)
-    raise missing or NotFound(f"the file of {spec} is gone", hint="fetch it again")
+            if store.has(ref):
+                return ref, store.path_of(ref)
+    known = ", ".join(ref.spec for store in stores for ref in store.list() if store.has(ref))
+    raise NotFound(f"there is no stored model {spec!r}", hint=f"stored: {known or 'none'}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, structs
 
 from edgectl.install.config_text import config_text
+from edgectl.install.manifest import Options
 from edgectl.install.unit import CREDENTIALS, UnitFacts, credential_sources, unit_text
 from edgectl.planning.plan import Plan
 from edged.api.config import Config
@@ -18,7 +19,6 @@ from edged.host.config import parse
 
 if TYPE_CHECKING:
     from edgectl.install.code import Code
-    from edgectl.install.manifest import Options
     from edgectl.install.places import Places
     from edgectl.planning.catalog import Sampling as Preset
 
@@ -52,20 +52,28 @@ class Desired(Struct, frozen=True, kw_only=True):
 
 
 class Before(Struct, frozen=True, kw_only=True):
-    """What is there already: the configuration in force (None: none, or a broken one) and the unit's text."""
+    """What is there already: the configuration in force (None: none, or a broken one) and the unit's text.
+
+    ``options`` are those of earlier installations.
+    """
 
     config: Config | None = None
     unit: str = ""
+    options: Options = Options()
 
 
 def desired(
     options: Options, chosen: Chosen, places: Places, code: Code, before: Before, *, systemd_version: int
 ) -> Desired:
-    """The files for ``chosen``. What a person set in the configuration before stays.
+    """The files for ``chosen``. What a person set in the configuration before stays but for ``options``.
+
+    What earlier options said is in that configuration, and counts again only when there is none.
 
     Raises ConfigInvalid when the options break a rule of the configuration, Usage for a path that a unit
     cannot hold.
     """
+    if before.config is None:
+        options = options.over(before.options)
     config = with_plan(_with_options(before.config or Config(), options), chosen)
     if places.user:
         secrets: tuple[tuple[str, Path], ...] = ()

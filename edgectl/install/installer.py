@@ -41,12 +41,16 @@ if TYPE_CHECKING:
 
 
 class Installed(Struct, frozen=True, kw_only=True):
-    """What is on the disk now: facts, nothing changed to learn them. None is a file that is not there."""
+    """What is on the disk now: facts, nothing changed to learn them. None is a file that is not there.
+
+    ``problems`` are those of a configuration that is not valid.
+    """
 
     manifest: Manifest | None
     config_text: str | None
     unit_text: str | None
     config: Config | None
+    problems: tuple[str, ...] = ()
 
     @property
     def edited(self) -> bool:
@@ -57,7 +61,8 @@ class Installed(Struct, frozen=True, kw_only=True):
 
     @property
     def before(self) -> Before:
-        return Before(config=self.config, unit=self.unit_text or "")
+        options = self.manifest.options if self.manifest else Options()
+        return Before(config=self.config, unit=self.unit_text or "", options=options)
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -76,10 +81,11 @@ class Wanted(Struct, frozen=True, kw_only=True):
 def look(places: Places) -> Installed:
     """What is installed at ``places``."""
     config_text = _read(places.config)
+    problems: tuple[str, ...] = ()
     try:
         config = None if config_text is None else load(places.config)
-    except ConfigInvalid:
-        config = None  # it is replaced, and kept as a backup
+    except ConfigInvalid as error:
+        config, problems = None, error.problems  # it is replaced, and kept as a backup
     if config is not None and config.node == default_node():
         config = structs.replace(config, node="")  # the host name may change, and the node with it
     return Installed(
@@ -87,6 +93,7 @@ def look(places: Places) -> Installed:
         config_text=config_text,
         unit_text=_read(places.unit),
         config=config,
+        problems=problems,
     )
 
 

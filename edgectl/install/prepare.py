@@ -9,7 +9,6 @@ from msgspec import Struct, structs
 
 from edgectl.errors import NotFound, Usage
 from edgectl.install.desired import Chosen
-from edgectl.install.manifest import Options
 from edgectl.planning.calibration import calibration_path, engine_version, load_calibration
 from edgectl.planning.catalog import Catalog, load_catalog
 from edgectl.planning.plan import Plan, Wishes, plan, require_choice
@@ -19,6 +18,7 @@ from edged.host.files import read_int
 
 if TYPE_CHECKING:
     from edgectl.device import Device
+    from edgectl.install.manifest import Options
     from edgectl.install.places import Places
     from edgectl.models.fetch import Listener
     from edgectl.models.store import Store
@@ -37,9 +37,9 @@ class Choice(Struct, frozen=True, kw_only=True):
     absent: bool
 
 
-def settled(options: Options, earlier: Options | None) -> Options:
+def settled(options: Options, earlier: Options) -> Options:
     """What counts: these options over those of an earlier installation; "auto" forgets its model."""
-    merged = options.over(earlier or Options())
+    merged = options.over(earlier)
     return structs.replace(merged, model=None) if merged.model == AUTO else merged
 
 

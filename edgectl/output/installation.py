@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from edgectl.install.unit import credential_sources
 from edgectl.output.terminal import mib
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from edgectl.device import Note
     from edgectl.install.desired import Desired
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from edgectl.install.operations import Recorded
     from edgectl.install.places import Places
     from edgectl.planning.plan import Plan
-    from edged.api.config import Config
 
 WORTH_SAYING = frozenset({"memory-cgroup-off", "psi-off", "swap-on-sd", "under-voltage", "memory-tiny"})
 COLUMN = 9
@@ -39,6 +39,14 @@ def show_notes(notes: Sequence[Note]) -> None:
     for note in notes:
         if note.code in WORTH_SAYING:
             _line("note", f"{note.message}" + (f" → {note.hint}" if note.hint else ""))
+
+
+def show_replaced(problems: Sequence[str], places: Places) -> None:
+    """That a configuration which is not valid gives way, and what is wrong with it, if anything is."""
+    if problems:
+        _line("note", f"{places.config} is not valid and is replaced; it is kept as {places.backup.name}")
+        for problem in problems:
+            click.echo(f"{'':<{COLUMN}}- {problem}")
 
 
 def show_dry_run(desired: Desired, steps: Sequence[Recorded], places: Places, *, pull: str) -> None:
@@ -75,8 +83,9 @@ def show_proof(proof: Proof, plan: Plan) -> None:
         _line("note", condition.message + (f" → {condition.hint}" if condition.hint else ""))
 
 
-def show_next(config: Config, places: Places) -> None:
+def show_next(desired: Desired, places: Places) -> None:
     """Lines to paste."""
+    config = desired.config
     click.echo("\nTry it:")
     click.echo('  edgectl ask "What is MQTT?"')
     if config.http.enabled:
@@ -90,11 +99,21 @@ def show_next(config: Config, places: Places) -> None:
         where = f"-h {shlex.quote(config.mqtt.host)} -p {config.mqtt.port}"
         if config.mqtt.username:
             where += f' -u {shlex.quote(config.mqtt.username)} -P "$PASSWORD"'
+        for option, path in _tls_files(desired):
+            where += f" {option} {shlex.quote(path)}"
         node = f"{config.mqtt.base}/{config.node}"
         click.echo(f"  mosquitto_sub {where} -t {node}/answer &")
         click.echo(f"  mosquitto_pub {where} -t {node}/ask -m 'What is MQTT?'")
     remove = "edgectl uninstall --user" if places.user else "sudo edgectl uninstall"
     click.echo(f"\nLog: edgectl logs    Remove: {remove}")
+
+
+def _tls_files(desired: Desired) -> Iterator[tuple[str, str]]:
+    """What mosquitto_sub needs for the broker's TLS, with the files that the service's copies come from."""
+    sources = credential_sources(desired.unit_text)
+    for option, key in (("--cafile", "ca_file"), ("--cert", "cert_file"), ("--key", "key_file")):
+        if path := getattr(desired.config.mqtt, key):
+            yield option, sources.get(Path(path).name, path)
 
 
 def _line(name: str, text: str) -> None:

@@ -103,13 +103,14 @@ class Box:
 
     def steps(self, options: Options | None = None, **changes):
         installed = look(self.places)
-        options = (options or Options()).over(installed.manifest.options if installed.manifest else Options())
+        asked = options or Options()
+        options = asked.over(installed.manifest.options if installed.manifest else Options())
         choice = demo_plan(options.context_tokens or 2048)
         chosen = Chosen(plan=choice, model_path=self.model, sha256="", board="Pi 5")
         wanted = Wanted(
             options=options,
             computer=COMPUTER,
-            desired=desired(options, chosen, self.places, CODE, installed.before, systemd_version=252),
+            desired=desired(asked, chosen, self.places, CODE, installed.before, systemd_version=252),
             command=CODE.command,
             model_bytes=7,
         )

@@ -27,6 +27,14 @@ def test_a_valid_file_passes_and_files_it_names_that_are_missing_are_mentioned(f
     assert "model.path: there is no file /nowhere/m.gguf" in captured.err
 
 
+def test_what_systemd_hands_over_at_the_start_is_not_called_missing(file, capsys):
+    file.write_text(
+        f'{file.read_text()}[mqtt]\npassword_file = "/run/credentials/edged.service/mqtt-password"\n'
+    )
+    assert run(cli, ["config", "check", str(file)]) == 0
+    assert "mqtt" not in capsys.readouterr().err
+
+
 def test_all_problems_of_an_invalid_file_are_shown_at_once_and_the_exit_status_is_2(file, capsys):
     file.write_text('[model]\ncontxt = 1\n[http]\nport = 99999\n[limits]\nmax_tokens = "many"\n')
     assert run(cli, ["config", "check", str(file)]) == 2

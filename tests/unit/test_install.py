@@ -13,10 +13,12 @@ import pytest
 from edgectl.errors import NoSpace, NotFound, RollbackFailed, RolledBack, Unhealthy, Usage
 from edgectl.install import uninstaller
 from edgectl.install.change import JOURNAL, exclusive
+from edgectl.install.desired import Desired
 from edgectl.install.installer import compare, look
 from edgectl.install.manifest import Options, read_manifest
 from edgectl.install.prepare import check
 from edgectl.install.systemd import Systemd
+from edgectl.output.installation import show_next
 from edged.api.errors import Busy
 from edged.api.status import EngineState
 from edged.host.config import load
@@ -134,6 +136,22 @@ def test_settings_made_by_hand_stay_and_the_edited_file_is_kept_beside(box):
     assert box.places.backup.read_text() == edited
 
 
+def test_what_was_asked_before_and_changed_by_hand_since_stays_as_the_hand_left_it(box):
+    box.install(Options(mqtt_host="broker.lan", mqtt_port=8883, node="kitchen"))
+    config = box.places.config
+    config.write_text(config.read_text().replace("broker.lan", "other.lan").replace("port = 8883\n", ""))
+    box.install(Options(context_tokens=1024, node="hall"))
+    mqtt = load(config).mqtt
+    assert (mqtt.host, mqtt.port, load(config).node) == ("other.lan", 1883, "hall")
+
+
+def test_what_was_asked_before_counts_again_when_the_configuration_is_lost(box):
+    box.install(Options(mqtt_host="broker.lan"))
+    box.places.config.unlink()
+    box.install()
+    assert load(box.places.config).mqtt.host == "broker.lan"
+
+
 def test_a_configuration_that_says_the_same_keeps_its_comments(box):
     box.install()
     edited = "# mine\n" + box.places.config.read_text()
@@ -172,6 +190,15 @@ def test_the_files_of_tls_with_the_broker_reach_the_service_as_credentials(box):
     for name, path in files.items():
         assert f"LoadCredential=mqtt-{name}:{path}\n" in unit
         assert getattr(mqtt, f"{name}_file") == f"/run/credentials/edged.service/mqtt-{name}"
+
+
+def test_the_lines_to_try_name_the_files_of_tls_that_a_person_has(box, capsys):
+    ca = box.root / "ca.pem"
+    ca.write_text("canary")
+    box.install(Options(mqtt_host="broker.lan", mqtt_port=8883, mqtt_ca_file=str(ca)))
+    made = Desired(config=load(box.places.config), config_text="", unit_text=box.places.unit.read_text())
+    show_next(made, box.places)
+    assert f"mosquitto_sub -h broker.lan -p 8883 --cafile {ca} -t edged/" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,18 @@ def test_a_dry_run_shows_every_file_and_step_and_changes_nothing(edgectl, home):
 
 
 @pytest.mark.usefixtures("as_user")
+def test_a_configuration_that_will_be_replaced_is_said_with_what_is_wrong(edgectl, home):
+    config = home / ".config/edged/edged.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('[http]\nhost = "0.0.0.0"\napi_key_file = "/etc/edged/key"\n')
+    status, out, _ = edgectl("install", "--user", "--dry-run", "--model", DEMO)
+    assert status == 0
+    assert f"{config} is not valid and is replaced; it is kept as edged.toml.bak\n" in out
+    assert "- http.api_key_file: keys are kept as hashes now" in out
+    assert f"replace {config}\n" in out
+
+
+@pytest.mark.usefixtures("as_user")
 def test_a_dry_run_of_the_system_needs_no_root(edgectl):
     status, out, _ = edgectl("install", "--dry-run", "--model", DEMO)
     assert status == 0

@@ -86,6 +86,14 @@ def test_the_first_store_that_has_the_file_counts(edgectl, tmp_path):
         assert (status, failed["code"]) == (2, "not_found")
 
 
+def test_what_other_models_there_are_is_told_of_every_store(edgectl, tmp_path):
+    for folder in ("one", "two"):
+        store_fake(tmp_path / folder, folder)
+    stores = ("--store", tmp_path / "one/models", "--store", tmp_path / "two/models")
+    _, (failed,) = edgectl("models", "fit", "nobody", "--config", configuration(tmp_path), *stores)
+    assert failed["hint"] == "stored: one:FAKE, two:FAKE"
+
+
 def test_a_download_tells_programs_how_far_it_is(edgectl):
     with serving(FILE) as server:
         words = ("models", "pull", "--json", server.url(), "--sha256", SHA256, "--name", "house")

@@ -12,6 +12,7 @@ import signal
 import pytest
 
 from edgectl.models.store import Store
+from edged import __version__
 from edged.maintenance.places import stores
 from tests.fixtures.file_server import sends, serving, stalls_after
 from tests.fixtures.gguf_files import model_bytes
@@ -135,14 +136,33 @@ def test_what_is_wrong_with_a_pull_is_its_error(tmp_path):
                 assert failed["error"]["code"] == code, failed
                 assert failed["error"]["message"]
             assert "colour" in states(peer, topic("pull", "field"))[-1]["error"]["message"]
-            peer.send(topic("update", "u1"), {})
-            failed = await over(peer, topic("update", "u1"))
-            assert failed["error"]["code"] == "unsupported"
-            assert "edgectl install" in failed["error"]["hint"]
             assert Store(stores(edged.state)[1]).list() == ()
 
     with Broker(tmp_path) as broker, serving(FILE) as server:
         asyncio.run(scenario(broker, server))
+
+
+def test_an_update_changes_nothing_and_says_which_version_runs_and_what_to_do_on_the_box(tmp_path):
+    """The code belongs to root and is read-only for the service, so that who breaks in cannot stay."""
+
+    async def scenario(broker):
+        async with box(tmp_path, broker) as (edged, peer):
+            pid = edged.status()["pid"]
+            peer.send(topic("update", "u1"), {"state": "init"}, retain=True)
+            failed = await over(peer, topic("update", "u1"))
+            assert failed["error"]["code"] == "unsupported"
+            assert f"edged {__version__} runs here" in failed["error"]["message"]
+            assert "edgectl install" in failed["error"]["hint"]
+            peer.send(topic("update", "u2"), {"state": "init", "version": "9.9"}, retain=True)
+            refused = await over(peer, topic("update", "u2"))
+            assert (refused["error"]["code"], "version" in refused["error"]["message"]) == (
+                "bad_request",
+                True,
+            )
+            assert edged.status()["pid"] == pid
+
+    with Broker(tmp_path) as broker:
+        asyncio.run(scenario(broker))
 
 
 def test_a_disk_without_room_for_the_file_is_said_before_it_is_fetched(tmp_path):

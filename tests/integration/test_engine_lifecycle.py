@@ -266,6 +266,13 @@ def test_a_killed_worker_names_its_signal_and_killing_again_changes_nothing():
     run(scenario())
 
 
+def test_a_worker_that_is_ended_on_purpose_is_no_news(tmp_path, capfd, caplog):
+    for _ in range(5):
+        run(loaded(fake_model(tmp_path)))
+    assert "the link to the supervisor" not in capfd.readouterr().err
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def test_a_worker_that_cannot_be_placed_works_all_the_same():
     def place(_pid: int) -> None:
         raise PermissionError("not your group")

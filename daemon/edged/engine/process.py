@@ -177,12 +177,15 @@ class Worker:
 
         Safe to repeat. Does not raise when the worker will not die, which a failing disk can do.
         """
+        if self._process.returncode is None:
+            # Before hanging up, which would have it end by itself. Popen.kill() would poll first, and what it
+            # reaps the event loop takes for an unknown child.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         if self._link.fileno() >= 0:
             self._loop.remove_reader(self._link)
             self._link.close()
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
             reaping = asyncio.create_task(self._reap())
             try:
                 await asyncio.shield(reaping)

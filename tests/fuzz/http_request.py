@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -40,6 +41,7 @@ WORDS = (*{name for body in BODIES for name in body.__struct_fields__}, *(path f
          "role", "user", "assistant", "type", "text", "function", "json_schema", "image_url")  # fmt: skip
 STATUSES = {status for status, _ in STATUS.values() if status < 500} | {200}
 LONGEST_MESSAGE_CHARS = 400
+TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 LIMIT_S = 5.0
 
 
@@ -81,7 +83,7 @@ async def _answer(method: bytes, target: bytes, body: bytes) -> list[Message]:
     raw_path, _, query = target.partition(b"?")
     scope: Scope = {
         "type": "http",
-        "method": method.decode("latin-1").upper(),
+        "method": method.decode() if TOKEN.fullmatch(method) else "POST",  # h11 lets nothing else through
         "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
         "raw_path": raw_path,
         "query_string": query,

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+SHOWN_CHARS = 160
+
+
+def shown(text: str, most_chars: int = SHOWN_CHARS) -> str:
+    """``text`` that holds words from outside as it may stand in a message: one line, printable and short."""
+    return "".join(char if char.isprintable() else "?" for char in text[:most_chars])
+
 
 class EdgeError(Exception):
     """The root: a stable ``code``, whether trying again can help, and what to do next.

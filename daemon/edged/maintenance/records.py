@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Struct
 
-from edged.api.errors import BadRequest, EdgeError
+from edged.api.errors import BadRequest, EdgeError, shown
 
 JobType: TypeAlias = Literal["pull", "switch", "update", "bench"]
 JobState: TypeAlias = Literal["init", "executing", "successful", "failed"]
@@ -86,7 +86,7 @@ def decode_order(job_type: str, payload: bytes) -> Order:
     try:
         order = msgspec.json.decode(payload, type=Order)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the payload is no job: {error}") from None
+        raise BadRequest(f"the payload is no job: {shown(str(error))}") from None
     if order.state == "init":
         for problem in _problems(job_type, order):
             raise BadRequest(problem)

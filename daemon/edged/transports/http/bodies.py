@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from edged.api.errors import BadRequest
+from edged.api.errors import BadRequest, shown
 from edged.api.requests import ID_PATTERN, Sampling
 from edged.transports.http.errors import ModelNotFound
 
@@ -166,4 +166,4 @@ def _in_our_words(problem: str) -> str:
         text, name = "is missing", missing[1]
         place = f"{place}.{name}"
     field = re.sub(r"\[\.\.\.\]", "", place.strip("`.")).replace("`", "").lstrip(".")
-    return f"{field}: {text[0].lower()}{text[1:]}" if field else f"the body: {text[0].lower()}{text[1:]}"
+    return f"{shown(field) or 'the body'}: {shown(text[0].lower() + text[1:])}"

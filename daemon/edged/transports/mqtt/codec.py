@@ -14,7 +14,7 @@ import re
 import msgspec
 from msgspec import Raw, Struct, structs
 
-from edged.api.errors import BadRequest, Expired, TooLarge
+from edged.api.errors import BadRequest, Expired, TooLarge, shown
 from edged.api.requests import (
     ID_PATTERN,
     MAX_SCHEMA_BYTES,
@@ -33,7 +33,7 @@ MIN_MAX_BYTES = 160  # the longest id, the keys of a part and 16 bytes of text
 MAX_CORRELATION_BYTES = 1024  # kept per request and sent back with each part
 # Keys, numbers, stop strings, a reply topic and a schema around the prompt.
 JSON_OVERHEAD_BYTES = 16384 + MAX_SCHEMA_BYTES
-_SHOWN_CHARS = 64
+_NAME_CHARS = 64
 
 
 class ToolBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -240,16 +240,11 @@ def _named(problem: str) -> str:
     if unknown:
         name = unknown[1]
         known = structs.fields(Body if not where else Needs if where == "needs" else Message)
-        close = difflib.get_close_matches(name[:_SHOWN_CHARS], [one.name for one in known], n=1)
-        shown = _shown(f"{where}.{name}" if where else name)
-        return f"{shown}: there is no such field" + (f"; did you mean {close[0]}?" if close else "")
-    text = text[:1].lower() + text[1:]
-    return f"{_shown(where)}: {text}" if where else f"the payload: {text}"
-
-
-def _shown(name: str) -> str:
-    """A name from outside as it may stand in a message: printable and short."""
-    return "".join(char if char.isprintable() else "?" for char in name[:_SHOWN_CHARS])
+        close = difflib.get_close_matches(name[:_NAME_CHARS], [one.name for one in known], n=1)
+        place = shown(f"{where}.{name}" if where else name, _NAME_CHARS)
+        return f"{place}: there is no such field" + (f"; did you mean {close[0]}?" if close else "")
+    text = shown(text[:1].lower() + text[1:])
+    return f"{shown(where, _NAME_CHARS)}: {text}" if where else f"the payload: {text}"
 
 
 def _check_fields(body: Body, op: Op) -> None:

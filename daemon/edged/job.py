@@ -38,7 +38,7 @@ class Job:
         self.started_at = now
         self.first_at: float | None = None
         self.last_at: float | None = None  # of the last piece; None after a pause
-        self.pieces = 0  # heard from the engine, empty ones included
+        self.heard_tokens = 0  # from the engine
         self.work = Work()  # that it is expected to be
         self.ticket = 0
         self.key: int | None = None

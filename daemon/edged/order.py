@@ -30,7 +30,8 @@ def order_of(request: Request, config: Config) -> Start:
         "ttl_s": None,
     }
     most = request.max_tokens or config.limits.default_max_tokens
-    return Start(key=0, max_tokens=most, thinking=thinking, **asked | filled)
+    pace_s = config.limits.stream_interval_ms / 1000
+    return Start(key=0, max_tokens=most, thinking=thinking, pace_s=pace_s, **asked | filled)
 
 
 def _with(preset: Sampling, chosen: Sampling) -> Sampling:

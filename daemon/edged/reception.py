@@ -105,7 +105,7 @@ class Reception:
         return self._sizes.work(_prompt_chars(job), most_tokens)
 
     def _forecast(self, work: Work, ahead_tokens: float, running: Collection[Job]) -> Forecast | None:
-        left = [job.work.left(job.pieces, job.order.max_tokens) for job in running]
+        left = [job.work.left(job.heard_tokens, job.order.max_tokens) for job in running]
         return forecast(
             work, ahead_tokens=ahead_tokens, running=left, slots=self.slots, speeds=self._speeds()
         )

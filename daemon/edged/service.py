@@ -227,7 +227,7 @@ class EdgeService:
         if job.ended:
             return
         if isinstance(message, Token):
-            self._count(job)
+            self._count(job, message.tokens)
             job.delta(message)
             self._pace(job)
         elif isinstance(message, Rejected):
@@ -270,22 +270,24 @@ class EdgeService:
             self._reception.learn(job, done.usage)
             self._tally.answered(
                 done.usage,
-                heard_tokens=job.pieces,
+                heard_tokens=job.heard_tokens,
                 waited_s=job.started_at - job.accepted_at,
                 first_s=(job.first_at or now) - job.started_at,
                 total_s=now - job.started_at,
                 decode_s=done.decode_ms / 1000,
             )
 
-    def _count(self, job: Job) -> None:
-        """One more piece of an answer has come."""
+    def _count(self, job: Job, tokens: int) -> None:
+        """So many more tokens of an answer have come."""
+        if not tokens:
+            return
         now = self._clock()
-        self._tally.token(None if job.last_at is None else now - job.last_at)
+        self._tally.tokens(tokens, None if job.last_at is None else now - job.last_at)
         if job.first_at is None:
             job.first_at = now
             self._tally.first_token(now - job.accepted_at)
         job.last_at = now
-        job.pieces += 1
+        job.heard_tokens += tokens
 
     def _pace(self, job: Job) -> None:
         """Let an answer wait for a reader that is far behind, and go on when it is not."""

@@ -28,9 +28,9 @@ class Observed:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def add(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def add(self, value: float, times: int = 1) -> None:
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._sum += value * times
 
     def histogram(self) -> Histogram:
         return Histogram(bounds=self._bounds, counts=tuple(self._counts), sum=self._sum)
@@ -72,11 +72,11 @@ class Tally:
         """``after_s`` counts from the request's acceptance."""
         self._first_token.add(after_s)
 
-    def token(self, gap_s: float | None) -> None:
-        """One more piece of an answer; None where the pause before it says nothing about the engine."""
-        self._completion_tokens += 1
+    def tokens(self, count: int, gap_s: float | None) -> None:
+        """``count`` tokens of an answer came; None where the pause before says nothing about the engine."""
+        self._completion_tokens += count
         if gap_s is not None:
-            self._token.add(gap_s)
+            self._token.add(gap_s / count, count)
 
     def answered(
         self,
@@ -90,7 +90,7 @@ class Tally:
     ) -> None:
         """A whole answer; ``first_s`` and ``total_s`` count from its slot, ``waited_s`` went before that.
 
-        ``heard_tokens`` of it were told by `token`.
+        ``heard_tokens`` of it were told by `tokens`.
         """
         self._request.add(waited_s + total_s)
         self._prompt_tokens += usage.prompt_tokens

@@ -12,6 +12,7 @@ from tests.kit.service import chat, fake_model, fake_tree, running_service, unti
 
 MIB = 1 << 20
 LONG = " ".join(str(number * number) for number in range(170))  # goes round in no circle
+SINGLY = {"limits": {"stream_interval_ms": 0}}  # each token is a piece
 SYSTEM = "You watch a pump, and say in one word how it does, or which of its parts needs a person. " * 2
 
 
@@ -26,7 +27,7 @@ async def drain(stream) -> list:
 def test_a_slow_reader_stops_its_own_answer_and_no_other(tmp_path):
     async def scenario():
         model = fake_model(tmp_path, answer=LONG)
-        async with running_service(fake_tree(model, model={"slots": 2}), tmp_path) as box:
+        async with running_service(fake_tree(model, model={"slots": 2}, **SINGLY), tmp_path) as box:
             await box.ready()
             slow = box.service.submit(chat("hi", max_tokens=1000))
             await anext(slow)  # accepted; and then it does not read
@@ -47,7 +48,7 @@ def test_a_slow_reader_stops_its_own_answer_and_no_other(tmp_path):
 def test_a_reader_that_never_reads_is_cancelled_like_any_other(tmp_path):
     async def scenario():
         model = fake_model(tmp_path, answer=LONG)
-        async with running_service(fake_tree(model, model={"slots": 1}), tmp_path) as box:
+        async with running_service(fake_tree(model, model={"slots": 1}, **SINGLY), tmp_path) as box:
             await box.ready()
             slow = box.service.submit(chat("hi", max_tokens=2000, id="slow"))
             await anext(slow)
@@ -63,7 +64,7 @@ def test_a_reader_that_never_reads_is_cancelled_like_any_other(tmp_path):
 def test_a_running_request_ends_when_its_time_is_over_and_frees_its_slot(tmp_path):
     async def scenario():
         model = fake_model(tmp_path, answer=LONG, step_s=0.02)
-        async with running_service(fake_tree(model, model={"slots": 1}), tmp_path) as box:
+        async with running_service(fake_tree(model, model={"slots": 1}, **SINGLY), tmp_path) as box:
             await box.ready()
             events = await box.events(chat("hi", max_tokens=2000, ttl_s=0.3))
             assert events[-1].code == "expired"
@@ -76,7 +77,7 @@ def test_a_running_request_ends_when_its_time_is_over_and_frees_its_slot(tmp_pat
 def test_an_answer_that_waits_for_its_reader_lends_its_slot_until_its_time_is_over(tmp_path):
     async def scenario():
         model = fake_model(tmp_path, answer=LONG)
-        async with running_service(fake_tree(model, model={"slots": 1}), tmp_path) as box:
+        async with running_service(fake_tree(model, model={"slots": 1}, **SINGLY), tmp_path) as box:
             await box.ready()
             slow = box.service.submit(chat("hi", max_tokens=2000, ttl_s=1.0))
             await anext(slow)

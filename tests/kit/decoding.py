@@ -110,7 +110,7 @@ class Stage:
             slots=options.slots,
             budget=options.ubatch,
             inbox=self.inbox,
-            send=self.said.append,
+            send=lambda *messages: self.said.extend(messages),
             progressed=lambda: None,
             busy=lambda _value: None,
             **kwargs,

@@ -44,7 +44,7 @@ class Stage:
             slots=slots,
             budget=ubatch,
             inbox=self.inbox,
-            send=self.said.append,
+            send=lambda *messages: self.said.extend(messages),
             progressed=self._progressed,
             busy=self.busy.append,
             cache_bytes=cache_bytes,

@@ -33,6 +33,7 @@ BREAKING: dict[tuple[str, str], object] = {
     ("limits.default_max_tokens", "must be between 1 and limits.max_tokens"): 4096,
     ("limits.default_ttl_s", "must be above 0"): math.nan,
     ("limits.max_reply_bytes", "must be between 256 and 268435455"): 10**30,
+    ("limits.stream_interval_ms", "must be between 0 and 1000"): 1001,
     ("memory.budget_mib", MEMORY_RULE): -1,
     ("memory.cache_mib", MEMORY_RULE): 1 << 25,
     ("memory.cache_mib", "must be smaller than memory.budget_mib"): (200, {"budget_mib": 200}),

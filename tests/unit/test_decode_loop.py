@@ -86,7 +86,7 @@ def test_cancelling_what_is_over_or_unknown_says_nothing():
 
 
 def test_answers_move_up_so_that_the_engine_finds_them_side_by_side(monkeypatch):
-    stage = Stage(slots=5)
+    stage = Stage(slots=5, ubatch=256)
     sequences: list[list[int]] = []
     step = stage.backend.step
 

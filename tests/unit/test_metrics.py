@@ -54,7 +54,7 @@ def full() -> Status:
     tally.started(0.2)
     tally.first_token(0.3)
     for gap in (None, 0.03, 0.03, 9.0):
-        tally.token(gap)
+        tally.tokens(1, gap)
     usage = Usage(prompt_tokens=100, completion_tokens=4, cached_tokens=40)
     tally.answered(usage, heard_tokens=4, waited_s=0.2, first_s=0.1, total_s=1.1, decode_s=1.0)
     tally.ended("finished", "stop")

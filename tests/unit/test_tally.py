@@ -34,7 +34,7 @@ def test_requests_are_counted_by_outcome_and_reason():
 def test_tokens_of_an_answer_under_way_count_at_once_and_not_again_at_its_end():
     tally = Tally()
     for _ in range(4):
-        tally.token(None)
+        tally.tokens(1, None)
     assert tally.counters(0).completion_tokens == 4
     answer(tally, completion=11, heard=4, cached=60)
     counted = tally.counters(0)
@@ -44,7 +44,7 @@ def test_tokens_of_an_answer_under_way_count_at_once_and_not_again_at_its_end():
 def test_more_pieces_than_tokens_never_make_a_counter_fall():
     tally = Tally()
     for _ in range(3):
-        tally.token(None)
+        tally.tokens(1, None)
     answer(tally, completion=2, heard=3)
     assert tally.counters(0).completion_tokens == 3
 
@@ -79,8 +79,8 @@ def test_a_value_on_a_bound_counts_below_it_and_one_beyond_all_bounds_is_kept():
 
 def test_gaps_between_pieces_are_observed_but_for_pauses_of_the_reader():
     tally = Tally()
-    tally.token(None)
-    tally.token(0.03)
+    tally.tokens(1, None)
+    tally.tokens(1, 0.03)
     found = tally.latencies().token_s
     assert sum(found.counts) == 1
     assert found.counts[TOKEN_BOUNDS_S.index(0.04)] == 1

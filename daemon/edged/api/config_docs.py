@@ -63,6 +63,10 @@ EXPLANATIONS: dict[str, str] = {
     "limits.default_max_tokens": "Tokens of an answer when the request does not say.",
     "limits.default_ttl_s": "Seconds a request stays worth answering when it does not say.",
     "limits.max_reply_bytes": "An MQTT answer above this many bytes is split into numbered parts.",
+    "limits.stream_interval_ms": (
+        "Least milliseconds between two pieces of a streamed answer: tokens that come faster leave together;"
+        " 0 sends each by itself."
+    ),
     "memory": "How much memory the engine may take.",
     "memory.budget_mib": (
         "Most MiB of the engine's own memory (anonymous + swap); above it work is shed, then the engine is"

@@ -190,6 +190,11 @@ RULES: tuple[tuple[str, str, Callable[[Config], bool]], ...] = (
         "must be between 256 and 268435455",  # the largest packet of MQTT
         lambda c: 256 <= c.limits.max_reply_bytes < 1 << 28,
     ),
+    (
+        "limits.stream_interval_ms",
+        "must be between 0 and 1000",
+        lambda c: 0 <= c.limits.stream_interval_ms <= 1000,
+    ),
     ("memory.budget_mib", MEMORY_RULE, lambda c: 0 <= c.memory.budget_mib <= MAX_MIB),
     ("memory.cache_mib", MEMORY_RULE, lambda c: 0 <= c.memory.cache_mib <= MAX_MIB),
     (

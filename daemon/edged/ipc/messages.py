@@ -59,11 +59,13 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 class Start(Question, frozen=True, kw_only=True, tag="start"):
     """Work on one request, whose every default is filled in; ``key`` is unique in the life of this worker.
 
-    ``ttl_s`` counts from the moment the worker hears of it.
+    ``ttl_s`` counts from the moment the worker hears of it. Words of the answer are told at least ``pace_s``
+    apart, the first ones at once.
     """
 
     key: int
     max_tokens: int
+    pace_s: float = 0.0
     thinking: bool = False
 
 
@@ -133,6 +135,7 @@ class Token(Struct, frozen=True, kw_only=True, tag="token"):
 
     key: int
     text: str = ""
+    tokens: int = 1  # drawn since the message before
     channel: Channel = "text"
     tool_calls: tuple[CallPiece, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()

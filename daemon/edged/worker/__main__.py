@@ -52,9 +52,9 @@ class Link:
     def start(self) -> None:
         threading.Thread(target=self._read, name="link", daemon=True).start()
 
-    def send(self, message: FromWorker) -> None:
+    def send(self, *messages: FromWorker) -> None:
         with self._lock:
-            self._socket.sendall(encode(message))
+            self._socket.sendall(b"".join(map(encode, messages)))
 
     def _read(self) -> None:
         reader = FrameReader()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-OLDEST_SHARE = 4  # the oldest prompt gets at least one part in four
+OLDEST_TURN = 4  # of the steps that read prompts the oldest prompt comes first in every fourth
 
 
 class Work(Struct, frozen=True):
@@ -34,28 +34,28 @@ class Share(Struct, frozen=True):
     last: bool
 
 
-def plan_step(work: Sequence[Work], budget: int) -> list[Share]:
+def plan_step(work: Sequence[Work], budget: int, *, oldest_first: bool = False) -> list[Share]:
     """At most ``budget`` tokens: every decoding slot gets its one, prompts share what is left.
 
     ``work`` is in order of arrival. Decoding goes first, so that a long prompt
     delays the others by one step at most. Of the prompts the most urgent goes first,
     of those the one with the shortest rest, so that a short question does not wait for
-    a long document; the oldest is sure of a quarter, so that others cannot starve it.
+    a long document; with ``oldest_first`` the one that has waited longest, so that others
+    cannot starve it. Behind the first one, prompts take part that end in this step: a piece
+    of another would be evaluated in a pass of its own, and its prompt takes no step less for it.
     """
     shares = [Share(item.slot, 1, last=True) for item in work if item.decoding][:budget]
     left = budget - len(shares)
     prompts = [item for item in work if not item.decoding]
     if not prompts or left <= 0:
         return shares
-    oldest = prompts[0]
-    granted = {oldest.slot: min(oldest.pending, max(1, left // OLDEST_SHARE))}
-    left -= granted[oldest.slot]
-    for item in sorted(prompts, key=lambda item: (-item.priority, item.pending - granted.get(item.slot, 0))):
-        before = granted.get(item.slot, 0)
-        more = min(item.pending - before, left)
-        left -= more
-        if before + more:
-            granted[item.slot] = before + more
+    ahead = prompts[0] if oldest_first else None
+    granted: dict[int, int] = {}
+    for item in sorted(prompts, key=lambda item: (item is not ahead, -item.priority, item.pending)):
+        if granted and item.pending > left:
+            break
+        granted[item.slot] = min(item.pending, left)
+        left -= granted[item.slot]
     shares += [
         Share(item.slot, granted[item.slot], last=granted[item.slot] == item.pending and not item.stops)
         for item in prompts

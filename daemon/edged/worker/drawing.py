@@ -11,14 +11,14 @@ from edged.worker.speculate import Drafter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from edged.ipc.messages import Token
     from edged.worker.backends.base import Backend
     from edged.worker.slot import Slot
     from edged.worker.speculate import StepCost
+    from edged.worker.telling import Telling
 
 
 class Drawing:
-    """``send`` hears what tokens mean. Without ``cost`` nothing is drafted; ``budget`` tokens make a step."""
+    """``telling`` hears what tokens mean. Without ``cost`` nothing is drafted; a step has ``budget`` tokens."""
 
     def __init__(
         self,
@@ -26,13 +26,13 @@ class Drawing:
         *,
         budget: int,
         cost: StepCost | None,
-        send: Callable[[Token], None],
+        telling: Telling,
         clock: Callable[[], float],
     ) -> None:
         self._backend = backend
         self._budget = budget
         self._cost = cost
-        self._send = send
+        self._telling = telling
         self._clock = clock
 
     def drafts(self, slots: Sequence[Slot]) -> dict[int, list[int]]:
@@ -79,12 +79,10 @@ class Drawing:
         slot.tokens.append(token)
         if slot.generated == 1:
             slot.first_token_at = self._clock()
-        messages = slot.output.push(token, row)
+        self._telling.say(slot, slot.output.push(token, row))
         if slot.output.ended is None and (closing := slot.output.closing()):
             slot.tokens += closing
-            messages += slot.output.feed(closing)
-        for message in messages:
-            self._send(message)
+            self._telling.say(slot, slot.output.feed(closing), tokens=len(closing))
 
     def _settle(self, slot: Slot, drafted: int, accepted: int) -> None:
         """Take back what was not drawn as drafted."""

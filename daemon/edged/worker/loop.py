@@ -13,7 +13,7 @@ from msgspec import UNSET
 from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
 from edged.worker.backends.base import Run, StateError
-from edged.worker.batch import Work, plan_step
+from edged.worker.batch import OLDEST_TURN, Work, plan_step
 from edged.worker.choices import ChoiceError, at_a_word, choice_tree
 from edged.worker.constrain import Forms
 from edged.worker.drawing import Drawing
@@ -25,6 +25,7 @@ from edged.worker.refused import Refused
 from edged.worker.scoring import Scoring, best
 from edged.worker.sharing import Sharing
 from edged.worker.slots import Slots
+from edged.worker.telling import Telling
 from edged.worker.waiting import Waiting, WaitingRoom
 from edged.worker.warming import Warming
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from queue import SimpleQueue
 
-    from edged.ipc.messages import FromWorker, ToLoop
+    from edged.ipc.messages import ToLoop
     from edged.worker.backends.base import Backend
     from edged.worker.choices import ChoiceTree
     from edged.worker.kept import KeptPrefixes
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class DecodeLoop:
-    """Owns the slots of one backend. ``send`` delivers messages, ``progressed`` counts steps of work.
+    """Owns the slots of one backend. ``send`` delivers messages, one or more; ``progressed`` counts steps.
 
     ``cache_bytes`` may be spent on what prompts have in common. ``systems`` are messages that requests will
     begin with, with ``thinking`` or without; ``kept`` has what was evaluated before the worker started.
@@ -55,7 +56,7 @@ class DecodeLoop:
         slots: int,
         budget: int,
         inbox: SimpleQueue[ToLoop],
-        send: Callable[[FromWorker], None],
+        send: Callable[..., None],
         progressed: Callable[[], None],
         busy: Callable[[bool], None],
         cache_bytes: int = 0,
@@ -68,7 +69,7 @@ class DecodeLoop:
         self._backend = backend
         self._budget = budget
         self._inbox = Inbox(inbox, busy)
-        self._send = send
+        self._telling = Telling(send, clock)
         self._progressed = progressed
         self._busy = busy
         self._waiting = WaitingRoom()
@@ -80,7 +81,8 @@ class DecodeLoop:
         opening = partial(self._prompts.opening, thinking=thinking)
         self._warming = Warming(backend, self._sharing, systems, opening, chunk=budget)
         self._measures: deque[Measure] = deque()
-        self._drawing = Drawing(backend, budget=budget, cost=cost, send=send, clock=clock)
+        self._reading = 0  # steps that read prompts
+        self._drawing = Drawing(backend, budget=budget, cost=cost, telling=self._telling, clock=clock)
 
     @property
     def idle(self) -> bool:
@@ -121,6 +123,14 @@ class DecodeLoop:
         slots.close_ranks()
         at_work, scoring = slots.at_work, slots.scoring
         self._busy(not self.idle)
+        if scoring or not all(slot.decoding for slot in at_work):  # a long step: nobody waits for it
+            self._telling.finish_all(slots)
+        self._telling.deliver()
+        self._work(at_work, scoring)
+        self._telling.deliver()
+
+    def _work(self, at_work: list[Slot], scoring: list[Slot]) -> None:
+        """Compute what takes longest to compute of all that a turn does."""
         if at_work:
             self._step(at_work)
             self._progressed()
@@ -129,11 +139,13 @@ class DecodeLoop:
             self._progressed()
         if at_work or scoring:
             return
-        if self._measures and not slots.active:
+        if self._measures and not self._slots.active:
             order = self._measures.popleft()
-            self._send(run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed))
-        elif self._warming.pending and slots.free:
-            self._warming.step(slots.free[-1])
+            self._telling.tell(
+                run_measure(self._backend, order, ubatch=self._budget, progressed=self._progressed)
+            )
+        elif self._warming.pending and self._slots.free:
+            self._warming.step(self._slots.free[-1])
             self._progressed()
 
     def _receive(self, *, wait: bool) -> None:
@@ -156,11 +168,13 @@ class DecodeLoop:
                 self._end(message.key, "cancelled", "the request was cancelled")
             case Pause() | Resume() if (slot := self._slots.find(message.key)) is not None:
                 slot.paused = isinstance(message, Pause)
+                self._telling.finish(slot)
 
     def _end(self, key: int, code: str, why: str) -> None:
         """End a request without an answer; one that is over is left alone."""
         slot = self._slots.find(key)
         if slot is not None:
+            self._telling.finish(slot)
             if slot.scoring is None and key in self._slots.active:
                 self._sharing.leaving(slot, whole=False)
             self._slots.close(slot)
@@ -212,7 +226,8 @@ class DecodeLoop:
             Work(n, slot.reach, slot.decoding, slot.reach < slot.pending, slot.priority)
             for n, slot in enumerate(slots)
         ]
-        shares = plan_step(work, self._budget)
+        shares = plan_step(work, self._budget, oldest_first=self._reading % OLDEST_TURN == OLDEST_TURN - 1)
+        self._reading += any(not item.decoding for item in work)
         drafts = self._drawing.drafts([slots[share.slot] for share in shares])
         runs = []
         for share in shares:
@@ -265,8 +280,8 @@ class DecodeLoop:
             prompt_tokens=slot.prompt_tokens, completion_tokens=scoring.evaluated, cached_tokens=slot.cached
         )
         self._slots.close(slot)
-        self._send(Token(key=slot.key, text=best(scores)))
-        self._send(Done(key=slot.key, finish="stop", usage=usage, decode_ms=0.0, scores=scores))
+        self._telling.tell(Token(key=slot.key, text=best(scores)))
+        self._telling.tell(Done(key=slot.key, finish="stop", usage=usage, decode_ms=0.0, scores=scores))
 
     def _advance(self, slot: Slot, rows: Sequence[int], draft: Sequence[int]) -> None:
         """Draw from the logits at ``rows``; the answer may be over with that."""
@@ -286,9 +301,11 @@ class DecodeLoop:
             reasoning_tokens=slot.output.thought_tokens or UNSET,
         )
         decode_ms = (self._clock() - slot.first_token_at) * 1000
+        self._telling.finish(slot)
+        self._telling.tell(Done(key=slot.key, finish=finish, usage=usage, decode_ms=decode_ms))
+        self._telling.deliver()  # keeping its state takes a while, and is nothing to wait for
         self._sharing.leaving(slot, whole=finish == "length" or self._backend.is_end(slot.tokens[-1]))
         self._slots.close(slot)
-        self._send(Done(key=slot.key, finish=finish, usage=usage, decode_ms=decode_ms))
 
     def _reject(self, key: int, code: str, message: str) -> None:
-        self._send(Rejected(key=key, code=code, message=message))
+        self._telling.tell(Rejected(key=key, code=code, message=message))

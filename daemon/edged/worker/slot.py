@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edged.ipc.messages import Token
     from edged.worker.backends.base import Sampler, State
     from edged.worker.output import Output
     from edged.worker.prefixes import Prefix
@@ -33,6 +34,9 @@ class Slot:
         self.sampler = sampler
         self.output = output
         self.first_token_at = 0.0
+        self.untold: list[Token] = []  # what is certain of the answer and was not told yet
+        self.untold_tokens = 0  # drawn since something was told
+        self.due = 0.0  # when the next words may be told
         self.order = request.order
         self.tree = request.tree
         self.scoring: Scoring | None = None  # from the end of the prompt on, when there is a tree

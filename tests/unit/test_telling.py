@@ -1,0 +1,100 @@
+"""Words of an answer that come faster than anybody reads leave together, and none waits for a long step."""
+
+from __future__ import annotations
+
+from edged.ipc.messages import Done, Token
+from tests.kit.fake_stage import Stage
+
+
+def told(stage: Stage, key: int = 1) -> list[str]:
+    return [message.text for message in stage.said if isinstance(message, Token) and message.key == key]
+
+
+def begun(**script) -> Stage:
+    """An answer of "0123456789" whose first token has been told, on a clock that stands still."""
+    stage = Stage(answer="0123456789", **script)
+    stage.start(1, "question", pace_s=0.025)
+    while not told(stage):
+        stage.turn()
+    assert told(stage) == ["0"]
+    return stage
+
+
+def test_the_first_token_leaves_at_once_and_the_next_ones_together():
+    stage = begun()
+    stage.turn(2)
+    assert told(stage) == ["0"]
+    stage.now += 0.03
+    stage.turn()
+    assert told(stage) == ["0", "123"]
+
+
+def test_tokens_that_come_slower_than_the_pace_leave_one_by_one():
+    stage = begun()
+    for _ in range(3):
+        stage.now += 0.03
+        stage.turn()
+    assert told(stage) == ["0", "1", "2", "3"]
+
+
+def test_each_message_tells_how_many_tokens_it_stands_for():
+    stage = begun()
+    stage.play()
+    tokens = [message.tokens for message in stage.said if isinstance(message, Token)]
+    assert tokens == [1, 10]  # the last one is the end, which has no text
+    assert stage.end(1).usage.completion_tokens == 11
+
+
+def test_the_rest_comes_before_the_end():
+    stage = begun()
+    stage.play()
+    assert told(stage) == ["0", "123456789"]
+    assert isinstance(stage.said[-1], Done)
+
+
+def test_a_cancelled_answer_has_told_what_was_certain():
+    stage = begun()
+    stage.turn(3)
+    stage.cancel(1)
+    stage.turn()
+    assert told(stage) == ["0", "123"]
+    assert stage.end(1).code == "cancelled"
+
+
+def test_a_paused_answer_holds_nothing_back():
+    stage = begun()
+    stage.turn(2)
+    stage.pause(1)
+    stage.turn()
+    assert told(stage) == ["0", "12"]
+
+
+def test_nothing_is_held_back_over_a_step_that_reads_a_prompt():
+    stage = begun(ubatch=16)
+    stage.turn(2)
+    stage.start(2, "x" * 100)
+    step = stage.backend.step
+
+    def watched(runs):
+        assert told(stage) == ["0", "12"]  # before the engine is busy with it
+        return step(runs)
+
+    stage.backend.step = watched
+    stage.turn()
+
+
+def test_without_a_pace_every_token_leaves_by_itself():
+    stage = Stage(answer="0123")
+    stage.start(1, "question")
+    stage.play()
+    assert told(stage) == list("0123")
+
+
+def test_what_one_step_says_of_several_answers_is_handed_over_in_one_go():
+    stage = Stage(answer="0123456789")
+    writes: list[int] = []
+    stage.loop._telling._send = lambda *messages: writes.append(len(messages))
+    for key in range(1, 5):
+        stage.start(key, "question")
+    stage.turn(12)
+    assert max(writes) >= 4

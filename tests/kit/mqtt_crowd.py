@@ -29,6 +29,7 @@ class Member(asyncio.Protocol):
         self.news = asyncio.Event()
         self.heard: list[tuple[float, str, bytes]] = []
         self._bytes = bytearray()
+        self._published = 0  # at QoS 1, for packet ids
         self._transport: asyncio.Transport | None = None
         self._wanted: dict[int, asyncio.Future[bytes]] = {}
 
@@ -61,9 +62,11 @@ class Member(asyncio.Protocol):
         wanted = struct.pack(">H", 1) + b"".join(_text(topic) + b"\0" for topic in topics)
         assert 0x80 not in (await self._call(0x82, wanted, SUBACK))[2:], "a subscription was refused"
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """At QoS 0."""
-        self._send(PUBLISH << 4, _text(topic) + payload)
+    def publish(self, topic: str, payload: bytes, qos: int = 0) -> None:
+        """At QoS 0 or 1; nobody waits for the PUBACK."""
+        self._published += qos
+        packet_id = struct.pack(">H", self._published) if qos else b""
+        self._send(PUBLISH << 4 | qos << 1, _text(topic) + packet_id + payload)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -102,8 +105,9 @@ class Member(asyncio.Protocol):
 class Crowd:
     """``async with Crowd(port, "box", 1000) as crowd``: connected clients that may ask box ``node``."""
 
-    def __init__(self, port: int, node: str, size: int, *, name: str = "crowd") -> None:
+    def __init__(self, port: int, node: str, size: int, *, name: str = "crowd", qos: int = 0) -> None:
         self._port = port
+        self._qos = qos
         self._root = f"edged/{node}"
         self.members = [Member(f"{name}-{number}") for number in range(size)]
         self.sent: dict[str, float] = {}  # id → when
@@ -129,7 +133,7 @@ class Crowd:
         member = self.members[number % len(self.members)]
         payload = json.dumps({"id": str(number), "prompt": f"question {number}", **fields}).encode()
         self.sent[str(number)] = time.monotonic()
-        member.publish(f"{self._root}/request/{member.name}/chat", payload)
+        member.publish(f"{self._root}/request/{member.name}/chat", payload, self._qos)
 
     async def flood(self, requests: int, per_s: float, **fields: Any) -> None:
         """Ask so many times at an even rate."""

@@ -16,8 +16,8 @@ def flash_attention(*, head_dim: int, heads: int, cells: int, ubatch_tokens: int
 
     It takes no memory for scores, and a ``quantized`` cache knows no other way; but with narrow heads a
     matrix of scores is faster. Measured with SmolLM2 (heads of 64) at 550 tokens on two cores with AVX-512:
-    66 against 93 ms for eight decoding sequences, 0.29 against 0.62 s for two questions of 25 tokens. With
-    heads of 256 (Qwen3.5, gemma) one pass is as fast or faster.
+    62 against 91 ms for eight decoding sequences, 0.21 against 0.52 s for two questions of 25 tokens
+    (`python -m tests.bench.steps`). With heads of 256 (Qwen3.5, gemma) one pass is as fast or faster.
     """
     narrow = head_dim < WIDE_HEAD and scores_bytes(heads, cells, ubatch_tokens) <= MOST_SCORES_BYTES
     return quantized or not narrow

@@ -81,8 +81,8 @@ class Slots:
     def close_ranks(self) -> None:
         """Move one answer to another sequence where that leaves fewer groups of neighbours.
 
-        The engine evaluates neighbours in one go and every other group in one more, and a copy takes about
-        as long as one group.
+        The engine evaluates neighbours in one go and every other group in one more, in every step; a copy
+        takes about as long as that, once.
         """
         at_work = self.at_work
         taken = {slot.index for slot in at_work}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Drawing:
-    """``telling`` hears what tokens mean. Without ``cost`` nothing is drafted; a step has ``budget`` tokens."""
+    """``telling`` hears what tokens mean. Without ``cost`` none is drafted; a step has ``budget`` tokens."""
 
     def __init__(
         self,

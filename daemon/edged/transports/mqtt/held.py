@@ -1,7 +1,8 @@
 """Requests that a broker delivered beyond what the box takes: they wait here, unacknowledged (pure).
 
-A broker that knows no receive maximum (3.1.1), or does not keep to it (mosquitto 2.0.11), sends more. Without
-their acknowledgement it stops at its own limit, and so back-pressure reaches whoever publishes.
+A broker that knows no receive maximum (3.1.1), or does not keep to it, sends more. Without their
+acknowledgement it stops at its own limit, and so back-pressure reaches whoever publishes. That of mosquitto
+2.0.11 grows by one with each acknowledgement.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from edged.transports.mqtt.exchange import Receipt
 from edged.transports.mqtt.incoming import Incoming
 from edged.transports.mqtt.topics import Ask, RequestTopic
 
-MAX_COUNT = 1024  # mosquitto sends 20 by default, EMQX 32
+MAX_COUNT = 1024  # mosquitto begins with 20 by default, EMQX sends 32
 MAX_BYTES = 4 << 20  # of a supervisor of 45 MiB
 
 

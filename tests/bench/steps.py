@@ -49,8 +49,10 @@ class Engine:
         self._batch = library.llama_batch_init(UBATCH, 0, 1)
         self.memory = library.llama_get_memory(self._context)
         self.lengths = dict.fromkeys(range(options.sequences), 0)
-        for start in range(0, options.depth, UBATCH):
-            self.step([(0, min(UBATCH, options.depth - start))])
+        # A prompt as it is read, from its beginning to ``depth``.
+        self.read_ms = [self.step([(0, UBATCH)]) for _ in range(options.depth // UBATCH)]
+        if rest := options.depth % UBATCH:
+            self.step([(0, rest)])
         for seq in range(1, options.sequences):
             self.copy(0, seq)
 
@@ -83,11 +85,12 @@ class Engine:
 
 
 def measure(model: Any, options: argparse.Namespace, *, flash: bool) -> dict[str, float]:
-    """Milliseconds, medians; ``prefill`` in tokens a second."""
+    """Milliseconds, medians."""
     engine = Engine(model, options, flash=flash)
     everyone = list(range(options.sequences))
     scrambled = everyone[1::2] + everyone[::2]
     found = {
+        f"{UBATCH} tokens of a prompt": median(engine.read_ms),
         "one sequence": median(engine.step([(0, 1)]) for _ in range(ROUNDS)),
         "all in order": median(engine.step([(seq, 1) for seq in everyone]) for _ in range(ROUNDS)),
         "all scrambled": median(engine.step([(seq, 1) for seq in scrambled]) for _ in range(ROUNDS)),
@@ -117,6 +120,8 @@ def main() -> None:
         from tests.kit.model import smollm2
 
         options.model = Path(smollm2())
+    if options.depth < UBATCH:
+        parser.error(f"--depth: {UBATCH} tokens at least")
     print(f"before: {watch()}", file=sys.stderr)
     silent = library.llama_log_callback(lambda *_: None)
     library.llama_log_set(silent, None)

@@ -39,8 +39,8 @@ RIGHTS: dict[str, tuple[str, str]] = {
     "edged/pool/stream/cam": ("edged operator", "edged operator cam"),
     "edged/pool/cancel/cam": ("edged operator cam", "edged operator"),
     "edged/pool/box/hall": ("edged operator", "edged operator homeassistant cam door"),
-    "edged/pool/kind/0a1b2c3d/request/cam/chat": ("edged operator", "edged operator"),
-    "edged/pool/spare/0a1b2c3d/request/cam/chat": ("edged operator", "edged operator"),
+    "edged/pool/give/hall/request/cam/chat": ("edged operator", "edged operator"),
+    "edged/pool/spare/0a1b2c3d": ("edged operator", "edged operator"),
     "edged/pool/free/0a1b2c3d": ("edged operator", "edged operator"),
     "edged/pi/response/cam/rr": ("edged operator", "edged operator cam"),
     "edged/pi/response/door/chat": ("edged operator", "edged operator door"),
@@ -175,7 +175,7 @@ def test_a_pool_serves_devices_and_edgectl_that_have_users_of_their_own(broker, 
         async with (
             member(broker, "a", busy, **box) as (_, at_busy),
             member(broker, "b", **box) as (_, at_free),
-            Peer(broker.port, "edged/pool/response/#", "edged/pool/box/+", user=("door", PASSWORD)) as door,
+            Peer(broker.port, "#", user=("door", PASSWORD)) as door,
         ):
             await until(lambda: at_busy.pool.boxes == at_free.pool.boxes == 1, "the boxes know each other")
             assert not [one for one in (at_busy.condition(), at_free.condition()) if one]

@@ -150,6 +150,27 @@ def test_nothing_waits_at_a_busy_box_while_another_is_free(broker):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+def test_who_listens_to_everything_costs_no_request(broker, qos):
+    """A person who watches the bus is subscribed to all that boxes say to each other."""
+
+    async def scenario():
+        slow = Box()
+        slow.gate.clear()
+        async with (
+            Peer(broker.port, "#"),
+            Peer(broker.port, "edged/#", version="3.1.1"),
+            pool(broker, slow, Box(), Box()) as (_, peer),
+        ):
+            for number in range(60):
+                peer.send(ASKED, {"id": str(number), "prompt": "q"}, qos=qos)
+            await peer.wait(ANSWERED, 58)
+            slow.gate.set()
+            assert len({one["id"] for one in await peer.wait(ANSWERED, 60)}) == 60
+
+    asyncio.run(scenario())
+
+
 def test_a_box_that_becomes_free_fetches_what_waits_elsewhere(broker):
     async def scenario():
         first, second = Box(), Box()

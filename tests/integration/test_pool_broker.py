@@ -127,13 +127,16 @@ def test_a_session_that_ends_takes_its_messages_with_it(broker):
     asyncio.run(scenario())
 
 
-def test_a_publisher_hears_whether_anybody_is_subscribed(broker):
-    """So what is offered to boxes with a free slot comes back when there is none."""
+def test_a_publisher_hears_whether_anybody_is_subscribed_unless_somebody_listens_to_everything(broker):
+    """So a request goes into the session of one box: whoever watches would look like one that takes it."""
 
     async def scenario():
         message = Incoming(topic=WORK, payload=b"7", mid=1, qos=1, retain=False, dup=False, correlation=b"c")
         async with client(broker, "giver") as (giver, _), client(broker, "taker") as (taker, taken):
             assert await giver.hand_on(WORK, message, [("hops", "1")]) is False
+            async with Peer(broker.port, "#"):
+                assert await giver.hand_on(WORK, message, [("hops", "1")]) is True
+            assert not taken
             await taker.subscribe([SHARED])
             assert await giver.hand_on(WORK, message, [("hops", "1")]) is True
             await until(lambda: taken)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edged.transports.mqtt.incoming import Incoming
 from edged.transports.mqtt.pool_backlog import HOPS, WAITED, Backlog, waiting
 from edged.transports.mqtt.pool_boxes import STALE_S, Box, Boxes
+from edged.transports.mqtt.pool_calls import CALL_S, MOST, Calls
 from edged.transports.mqtt.pool_needs import Can, Needs, params_b, unmet
 from edged.transports.mqtt.pool_topics import PoolTopics
 from edged.transports.mqtt.topics import RequestTopic
@@ -87,20 +88,40 @@ def test_every_box_that_is_gone_has_one_heir_on_whom_all_agree(states):
 @pytest.mark.parametrize("rest", ["request/esp/chat", "ask"])
 def test_a_request_that_was_handed_on_keeps_the_topic_of_its_device(rest):
     topic = f"edged/pool/{rest}"
-    for way in ("kind", "spare"):
-        handed = TOPICS.handed(way, "01234567", topic)
-        assert handed == f"edged/pool/{way}/01234567/{rest}"
-        assert TOPICS.original(handed) == topic
+    handed = TOPICS.handed("hall", topic)
+    assert handed == f"edged/pool/give/hall/{rest}"
+    assert TOPICS.original(handed) == topic
     assert TOPICS.original(topic) == topic
 
 
 def test_what_a_box_listens_to_follows_from_what_it_has_to_do():
     idle = TOPICS.wanted("k", intake=True, spare=True, surplus=False)
     full = TOPICS.wanted("k", intake=True, spare=False, surplus=True)
-    assert idle - full == {"$share/edged/edged/pool/spare/k/#"}
+    assert idle - full == {"$share/edged/edged/pool/spare/k"}
     assert full - idle == {"$share/edged/edged/pool/free/+"}
     assert TOPICS.wanted("k", intake=False, spare=False, surplus=False) == set()
-    assert idle | full == TOPICS.every({"k"})
+    assert idle | full | {"edged/pool/give/hall/#"} == TOPICS.every("hall", {"k"})
+
+
+def test_a_call_counts_once_for_a_box_that_suits_and_not_for_long():
+    calls = Calls()
+    for node, now_s in (("a", 0.0), ("b", 0.125), ("a", 0.25)):
+        calls.add(node, now_s)
+    assert calls.count(0.25) == 3
+    assert calls.take(lambda node: node == "c", 0.25) is None
+    assert calls.take(lambda node: node == "b", 0.25) == "b"
+    assert calls.take(lambda node: node == "b", 0.25) is None
+    assert calls.count(CALL_S) == 1
+    assert calls.take(lambda _: True, 0.25 + CALL_S) is None
+
+
+def test_calls_without_end_are_bounded():
+    calls = Calls()
+    for _ in range(10 * MOST):
+        calls.add("a", 0.0)
+    assert calls.count(0.0) == MOST
+    calls.clear()
+    assert calls.count(0.0) == 0
 
 
 def dealt(payload=b"{}", *, user=(), expiry_s=None, now_s=100.0):

@@ -6,10 +6,10 @@ all times, for a message that nobody is subscribed to is lost, and three rules m
 health:
 
 1. A box begins only what it has a free slot for. What else it was dealt waits unacknowledged.
-2. What waits is handed on through ``spare/<kind>``, which only boxes with a free slot are subscribed to; the
-   broker's PUBACK says when there is none. Whoever gets a free slot subscribes and then calls on
-   ``free/<kind>``, which only boxes where something waits are subscribed to. Each subscribes before it
-   publishes, so one of the two hears the other.
+2. What waits is handed on to a box that called for it. Whoever gets a free slot subscribes to
+   ``spare/<kind>`` and then calls on ``free/<kind>``; a box where requests wait subscribes to that and then
+   asks on ``spare/<kind>``. Each subscribes before it publishes, so one of the two hears the other. The
+   request itself goes into the session of the box that called.
 3. The session of a box that is offline is taken over by another (edged.transports.mqtt.pool_heir).
 
 All of it runs in one task, which takes a turn whenever something changed.
@@ -32,6 +32,7 @@ from edged.transports.mqtt.backoff import Backoff
 from edged.transports.mqtt.desk import Desk
 from edged.transports.mqtt.outbox import Outbox
 from edged.transports.mqtt.pool_boxes import REFRESH_S, Box, Boxes
+from edged.transports.mqtt.pool_calls import Calls
 from edged.transports.mqtt.pool_connection import OneTry, PoolConnection
 from edged.transports.mqtt.pool_heir import Heirs, end
 from edged.transports.mqtt.pool_topics import PoolTopics
@@ -85,7 +86,9 @@ class Pool:
         self._heirs = Heirs(self._topics, self._boxes, self._endpoint, self._work.take, clock=clock)
         self._backoff = Backoff(uniform)
         self._filters: set[str] = set()  # the shared subscriptions in force
-        self._called = 0  # requests that it called for and did not get yet
+        self._called = Calls()  # when asked to, for requests that have not come yet
+        self._told_room = 0  # free slots that it called for when it got them
+        self._reasons = 0  # to call for more: requests wait somewhere
         self._said: tuple[bytes, float] = b"", 0.0  # and when
         self._trouble = "no attempt was made yet"
         self._settled = asyncio.Event()  # subscriptions and what waits are as they should be
@@ -175,7 +178,9 @@ class Pool:
         self._note(f"the connection ended: {await connection.closed}")
 
     async def _serve(self, connection: PoolConnection) -> None:
-        self._refused(await connection.subscribe(self._topics.always))
+        self._refused(await connection.subscribe(self._topics.always(self._node)))
+        # What the session still hears from before would be lost on a box that has no use for it.
+        await connection.unsubscribe([self._topics.calls, self._topics.questions(self._work.can.kind)])
         self._line.raised(connection)
         self._work.joined()
         self._said = b"", 0.0
@@ -194,8 +199,8 @@ class Pool:
         await self._listen(connection)
         await self._tell(connection)  # who reads "serving" may rely on it
         work.begin()
-        self._call(connection)
         await work.give(connection)
+        self._call(connection)
         self._heirs.look(serving=work.serving)
         if work.leaving and self._wanted() == self._filters:
             self._settled.set()
@@ -204,9 +209,10 @@ class Pool:
         """Say goodbye: without a trace when nothing is left undone and others serve, else as offline."""
         if not connection.alive:
             return
-        done = not connection.unacknowledged and not self._filters and self._work.others
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_S):
+                await connection.unsubscribe([self._topics.given(self._node)])  # what was on its way has come
+                done = not connection.unacknowledged and not self._filters and self._work.others
                 said = b"" if done else self._presence("offline")
                 await connection.deliver(self._topics.box(self._node), said, retain=True)
                 await (connection.leave() if done else connection.close())
@@ -240,30 +246,42 @@ class Pool:
             await connection.unsubscribe(gone)
         if not (new := sorted(wanted - had)):
             return
-        self._refused(await connection.subscribe([(one, 0 if "/free/" in one else 1) for one in new]))
-        if any("/free/" in one for one in new):
+        passing = {self._topics.calls, self._topics.questions(self._work.can.kind)}
+        self._refused(await connection.subscribe([(one, 0 if one in passing else 1) for one in new]))
+        if self._topics.calls in new:
             self._work.listening()
-        if any("/spare/" in one for one in new):
-            self._called = 0
 
     def _call(self, connection: PoolConnection) -> None:
-        """Tell those where requests wait how many more this box would begin than it has called for."""
-        more = self._work.room - self._called
-        if more > 0 and self._work.others and any("/spare/" in one for one in self._filters):
-            connection.send(self._topics.free(self._work.can.kind), str(more).encode())
-            self._called += more
+        """Call for one more for each slot that became free, and for each reason to do so, up to the room.
+
+        While nothing waits anywhere, nobody hears it.
+        """
+        kind, now_s = self._work.can.kind, self._clock()
+        listens = self._topics.questions(kind) in self._filters and self._work.others
+        room = self._work.room if listens else 0
+        asked = min(self._reasons, room - self._called.count(now_s))
+        for _ in range(asked):  # others may have been heard by nobody
+            self._called.add(self._node, now_s)
+        for _ in range(max(asked, room - self._told_room)):
+            connection.send(self._topics.free(kind), self._node.encode())
+        self._told_room, self._reasons = room, 0
 
     def _receive(self, connection: Connection, message: Incoming) -> None:
-        node, kind = self._topics.node(message.topic), self._topics.freed(message.topic)
+        node = self._topics.node(message.topic)
         if node is not None:
             if node == self._node and message.payload != self._said[0]:
                 self._said = b"", 0.0  # somebody cleared or overwrote it
             self._boxes.hear(node, message.payload, self._clock())
             self._wake.set()
-        elif kind is not None:
-            self._work.called(kind, message.payload)
+        elif self._topics.is_call(message.topic):
+            self._work.called(message.payload)
+        elif self._topics.is_question(message.topic):
+            self._reasons += 1
+            self._wake.set()
         else:
-            self._called -= self._topics.spared(message.topic) and self._called > 0
+            if self._topics.original(message.topic) != message.topic:  # who hands one on may have more
+                self._called.take(lambda _: True, self._clock())
+                self._reasons += 1
             self._work.take(connection, message)
 
     def _endpoint(self, node: str, will: bytes) -> Endpoint:

@@ -115,11 +115,7 @@ class Backlog:
 
     def remove(self, entry: Waiting) -> bool:
         """False when it has been taken meanwhile."""
-        for place, other in enumerate(self._entries):
-            if other is entry:
-                del self._entries[place]
-                return True
-        return False
+        return bool(self.take(lambda other: other is entry))
 
     def restore(self, entry: Waiting) -> None:
         """Put back what nobody took, as the oldest."""

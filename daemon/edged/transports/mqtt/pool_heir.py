@@ -94,7 +94,7 @@ class Heirs:
             if await connection.open():
                 log.warning("box %s is offline: taking over its requests", node)
                 self.count += 1
-                await connection.unsubscribe(sorted(self._topics.every(self._boxes.kinds())))
+                await connection.unsubscribe(sorted(self._topics.every(node, self._boxes.kinds())))
                 await self._empty(connection)
             if connection.alive and self._boxes.state(node, self._clock()) == "offline":
                 await connection.deliver(self._topics.box(node), b"", retain=True)

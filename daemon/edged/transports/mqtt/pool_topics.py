@@ -3,21 +3,21 @@
 Devices publish below ``<pool>/request/`` and hear ``response/``, ``stream/``, as with a single box. The rest
 is between boxes::
 
-    kind/<kind>/request/<client>/<op>    a request for any box of this kind, however much it has to do
-    spare/<kind>/request/<client>/<op>   a request for a box of this kind that has a free slot
-    free/<kind>                          a box of this kind has free slots: how many
-    box/<node>                           retained: edged.transports.mqtt.pool_boxes
+    give/<node>/request/<client>/<op>   a request that another box hands on to this one
+    spare/<kind>                        requests wait somewhere that a box of this kind could begin
+    free/<kind>                         a box of this kind would begin one more: its name
+    box/<node>                          retained: edged.transports.mqtt.pool_boxes
+
+Only what may be lost is published to whoever happens to be subscribed. A request goes into the session of
+one box: to the broker, a client that listens to everything looks like one that takes the request.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 from msgspec import Struct
 
 from edged.transports.mqtt.topics import Topics
 
-Way = Literal["kind", "spare"]
 GROUP = "edged"  # of the shared subscriptions; the topics already tell pools apart
 
 
@@ -36,10 +36,13 @@ class PoolTopics(Struct, frozen=True):
         """The topics of requests and answers, which are those of a box with the pool's name."""
         return Topics(self.base, self.name)
 
-    @property
-    def always(self) -> tuple[tuple[str, int], ...]:
-        """(filter, QoS) that every box hears for itself. At QoS 0: old news must not wait for anybody."""
-        return (f"{self.root}/box/+", 0), (f"{self.root}/cancel/+", 0)
+    def always(self, node: str) -> tuple[tuple[str, int], ...]:
+        """(filter, QoS) that the box ``node`` hears for itself. Old news must not wait for it: QoS 0."""
+        return (f"{self.root}/box/+", 0), (f"{self.root}/cancel/+", 0), (self.given(node), 1)
+
+    def given(self, node: str) -> str:
+        """The filter of what is handed on to ``node``."""
+        return f"{self.root}/give/{node}/#"
 
     def box(self, node: str) -> str:
         return f"{self.root}/box/{node}"
@@ -47,43 +50,55 @@ class PoolTopics(Struct, frozen=True):
     def free(self, kind: str) -> str:
         return f"{self.root}/free/{kind}"
 
-    def handed(self, way: Way, kind: str, topic: str) -> str:
-        """Where the request that came on ``topic`` goes to reach a box of ``kind``."""
-        return f"{self.root}/{way}/{kind}/{topic.removeprefix(f'{self.root}/')}"
+    def spare(self, kind: str) -> str:
+        return f"{self.root}/spare/{kind}"
+
+    def handed(self, node: str, topic: str) -> str:
+        """Where the request that came on ``topic`` goes to reach the box ``node``."""
+        return f"{self.root}/give/{node}/{topic.removeprefix(f'{self.root}/')}"
 
     def original(self, topic: str) -> str:
         """The topic that a device published a request on, from any it may have come on."""
         parts = topic.removeprefix(f"{self.root}/").split("/", 2)
-        return f"{self.root}/{parts[2]}" if len(parts) == 3 and parts[0] in {"kind", "spare"} else topic
+        return f"{self.root}/{parts[2]}" if len(parts) == 3 and parts[0] == "give" else topic
 
     def node(self, topic: str) -> str | None:
         """Whose retained message this is."""
         prefix = f"{self.root}/box/"
         return topic.removeprefix(prefix) if topic.startswith(prefix) else None
 
-    def freed(self, topic: str) -> str | None:
-        """The kind of box that called for work."""
-        prefix = f"{self.root}/free/"
-        return topic.removeprefix(prefix) if topic.startswith(prefix) else None
+    def is_call(self, topic: str) -> bool:
+        return topic.startswith(f"{self.root}/free/")
 
-    def spared(self, topic: str) -> bool:
-        """Whether it came because this box had a free slot."""
+    def is_question(self, topic: str) -> bool:
         return topic.startswith(f"{self.root}/spare/")
+
+    @property
+    def calls(self) -> str:
+        """The filter of calls by boxes with free slots."""
+        return f"{self._shared}/free/+"
+
+    def questions(self, kind: str) -> str:
+        """The filter of questions for such calls."""
+        return f"{self._shared}/spare/{kind}"
 
     def wanted(self, kind: str, *, intake: bool, spare: bool, surplus: bool) -> set[str]:
         """The shared subscriptions of a box that takes new work, has free slots, has more than it can do."""
-        shared = f"$share/{GROUP}/{self.root}"
         filters: set[str] = set()
         if intake:
-            filters |= {f"{shared}/request/+/+", f"{shared}/ask", f"{shared}/kind/{kind}/#"}
+            filters |= {f"{self._shared}/request/+/+", f"{self._shared}/ask"}
         if spare:
-            filters.add(f"{shared}/spare/{kind}/#")
+            filters.add(self.questions(kind))
         if surplus:
-            filters.add(f"{shared}/free/+")
+            filters.add(self.calls)
         return filters
 
-    def every(self, kinds: set[str]) -> set[str]:
-        """All shared subscriptions that boxes of ``kinds`` may have."""
-        return set[str]().union(
+    @property
+    def _shared(self) -> str:
+        return f"$share/{GROUP}/{self.root}"
+
+    def every(self, node: str, kinds: set[str]) -> set[str]:
+        """All subscriptions through which requests may come to ``node``, and those of boxes of ``kinds``."""
+        return {self.given(node)}.union(
             *(self.wanted(kind, intake=True, spare=True, surplus=True) for kind in kinds or {""})
         )

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from edged.api.errors import Cancelled, EdgeError, Expired, NoBox
 from edged.transports.mqtt.pool_backlog import LAST_HOP, MAX_HOPS, Backlog, waiting
+from edged.transports.mqtt.pool_calls import Calls
 from edged.transports.mqtt.pool_needs import can_of
 from edged.transports.mqtt.topics import CancelTopic, RequestTopic
 
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
     from edged.transports.mqtt.pool_boxes import Boxes
     from edged.transports.mqtt.pool_connection import PoolConnection
     from edged.transports.mqtt.pool_needs import Can
-    from edged.transports.mqtt.pool_topics import PoolTopics, Way
+    from edged.transports.mqtt.pool_topics import PoolTopics
     from edged.transports.port import Service
 
-OFFER_AGAIN_S = 2.0  # what a call that was lost costs
-FIRST_OFFERS = 2  # before anybody called; more would bury the box that happens to be free
-MOST_OFFERS = 64  # slots a box can have
+ASK_AGAIN_S = 1.0  # what a question or a call that was lost costs
+MOST_QUESTIONS = 8  # at first, each to another box; who is given a request calls again while it has room
 SETTLE_S = 3.0  # after connecting, until the retained messages of all boxes have come
 
 
@@ -52,8 +52,9 @@ class Work:
         self._wake = wake
         self._clock = clock
         self._backlog = Backlog()
-        self._offers: dict[str, int] = {}  # kind → how many requests may be offered to free boxes of it
-        self._offered_s = 0.0
+        self._calls = Calls()  # of boxes that would begin one more
+        self._questions = MOST_QUESTIONS
+        self._ask_at_s = 0.0
         self._fed = False  # the service has not yet counted what was begun
         self._joined_s = 0.0
         self.open = False  # there is a connection to answer over
@@ -95,13 +96,12 @@ class Work:
 
     def listening(self) -> None:
         """From now on this box hears when another has free slots; who has some already is asked now."""
-        self._offers = dict.fromkeys(self._boxes.kinds(), FIRST_OFFERS)
-        self._offered_s = self._clock()
+        self._calls.clear()
+        self._questions, self._ask_at_s = MOST_QUESTIONS, self._clock()
 
-    def called(self, kind: str, payload: bytes) -> None:
-        """A box of ``kind`` has so many more free slots."""
-        count = int(payload) if payload.isdigit() and len(payload) < 4 else 0
-        self._offers[kind] = min(MOST_OFFERS, max(0, self._offers.get(kind, 0)) + count)
+    def called(self, payload: bytes) -> None:
+        """A box would begin one more."""
+        self._calls.add(payload[:256].decode("utf-8", "replace"), self._clock())
         self._wake()
 
     def drop(self) -> None:
@@ -138,10 +138,7 @@ class Work:
     async def give(self, connection: PoolConnection) -> None:
         """Hand on what this box cannot begin or cannot do, and end what has waited too long."""
         await self._settled()
-        now_s = self._clock()
-        if now_s - self._offered_s >= OFFER_AGAIN_S:
-            self._offered_s = now_s
-            self._offers |= {kind: max(1, self._offers.get(kind, 0)) for kind in self._boxes.kinds()}
+        self._ask(connection)
         can = self.can
         for entry in self._backlog:
             if not connection.alive:
@@ -151,7 +148,7 @@ class Work:
                 continue
             urgent = bool(lacking) or not self.serving
             if entry.hops < (LAST_HOP if urgent else MAX_HOPS):
-                await self._pass(connection, entry, "kind" if urgent else "spare")
+                await self._pass(connection, entry, urgent=urgent)
 
     def _counted(self) -> None:
         self._fed = False
@@ -185,25 +182,31 @@ class Work:
             self._desk.refuse(entry.connection, entry.message, error)
         return True
 
-    async def _pass(self, connection: PoolConnection, entry: Waiting, way: Way) -> None:
-        """Publish ``entry`` for the boxes that can answer it, kind after kind, until one takes it."""
-        kinds = {can.kind for can in self.others.values() if not entry.lacks(can)}
-        if way == "spare":
-            kinds = {kind for kind in kinds if self._offers.get(kind, 0) > 0}
-        if not kinds or not self._backlog.remove(entry):
+    def _ask(self, connection: PoolConnection) -> None:
+        """Ask boxes with free slots to call: some when this box begins to listen, then one a second."""
+        now_s = self._clock()
+        if not len(self) or now_s < self._ask_at_s:
+            return
+        for can in {can.kind: can for can in self.others.values()}.values():
+            suiting = sum(not entry.lacks(can) for entry in self._backlog)
+            for _ in range(min(suiting, self._questions)):
+                connection.send(self._topics.spare(can.kind), b"")
+        self._questions, self._ask_at_s = 1, now_s + ASK_AGAIN_S
+
+    async def _pass(self, connection: PoolConnection, entry: Waiting, *, urgent: bool) -> None:
+        """Hand ``entry`` on to a box that called, an ``urgent`` one to any that can answer it."""
+        able = {node for node, can in self.others.items() if not entry.lacks(can)}
+        node = self._calls.take(able.__contains__, self._clock())
+        if node is None and urgent and able:
+            node = random.choice(sorted(able))  # noqa: S311 - spreads work, keeps no secret
+        if node is None or not self._backlog.remove(entry):
             return
         now_s = self._clock()
-        for kind in random.sample(sorted(kinds), len(kinds)):  # so that no kind is always asked first
-            topic = self._topics.handed(way, kind, entry.message.topic)
-            taken = await connection.hand_on(topic, entry.aged(now_s), entry.notes(now_s))
-            if taken is None:
-                break
-            if way == "spare":
-                self._offers[kind] = self._offers[kind] - 1 if taken else 0
-            if taken:
-                self.handed_on += 1
-                if entry.message.qos:
-                    entry.connection.acknowledge(entry.message.mid)
-                return
+        topic = self._topics.handed(node, entry.message.topic)
+        if await connection.hand_on(topic, entry.aged(now_s), entry.notes(now_s)):
+            self.handed_on += 1
+            if entry.message.qos:
+                entry.connection.acknowledge(entry.message.mid)
+            return
         self._backlog.restore(entry)
         self.begin()

@@ -150,7 +150,9 @@ def test_every_request_ends_once_whatever_happens(tmp_path, round_number):
 def test_a_reader_that_never_reads_holds_nobody_up_and_no_more_than_its_answer(tmp_path):
     async def scenario():
         answer = " ".join(map(str, range(100)))
-        tree = fake_tree(fake_model(tmp_path, answer=answer), model={"slots": 1, "context": 512})
+        singly = {"stream_interval_ms": 0}  # each token is an event
+        model = fake_model(tmp_path, answer=answer)
+        tree = fake_tree(model, model={"slots": 1, "context": 512}, limits=singly)
         async with running_service(tree, tmp_path) as box:
             stuck = box.service.submit(chat("stuck", client="stuck", max_tokens=300))
             await anext(stuck)

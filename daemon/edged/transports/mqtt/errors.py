@@ -33,10 +33,14 @@ class VersionRefused(BrokerRefused):
     """The broker does not speak the protocol version of this CONNECT."""
 
 
+# An installed service has the file as it was when systemd started it.
+_RESTART = "; after a change of that file, restart edged"
 _HINTS: Mapping[str, str] = MappingProxyType(
     {
-        "Bad user name or password": "check mqtt.username and the file mqtt.password_file",
-        "Not authorized": "check mqtt.username, the file mqtt.password_file and the broker's ACL",
+        "Bad user name or password": f"check mqtt.username and the file mqtt.password_file{_RESTART}",
+        "Not authorized": (
+            f"check mqtt.username, the broker's ACL and the file mqtt.password_file{_RESTART}"
+        ),
         "Banned": "the broker has banned this client id; see its log",
         "Retain not supported": "the broker must allow retained messages: status and info need them",
         "Client identifier not valid": "the broker does not take our client id; try a shorter `node`",

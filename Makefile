@@ -26,7 +26,7 @@ test-page: setup ## Run the tests of the web page in a headless Chromium (apt in
 test-all: test test-chaos test-page ## Run every test
 
 # New inputs and crashes stay in build/fuzz; a second bound in ARGS replaces the first.
-TARGETS ?= gguf_header mqtt_message http_request ipc_frames
+TARGETS ?= gguf_header mqtt_message mqtt_packets http_request ipc_frames
 fuzz: setup ## Fuzz what reads bytes from outside, two minutes each (TARGETS=ipc_frames ARGS=-max_total_time=3600)
 	@$(python) -m pip install --quiet 'atheris>=3.0'
 	@for target in $(TARGETS); do $(python) -m tests.fuzz $$target $(ARGS) || exit 1; done

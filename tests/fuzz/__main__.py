@@ -25,6 +25,7 @@ BOUNDS = ("-max_total_time=120", "-max_len=4096", "-timeout=10", "-rss_limit_mb=
 TARGETS = {
     "gguf_header": ("edgectl.models",),
     "mqtt_message": ("edged.transports.mqtt", "edged.api"),
+    "mqtt_packets": ("edged.transports.mqtt", "paho"),
     "http_request": ("edged.transports.http", "edged.api"),
     "ipc_frames": ("edged.ipc",),
 }
@@ -57,10 +58,10 @@ def main() -> None:
     atheris.Fuzz()
 
 
-def dictionary(words: Iterable[str]) -> str:
+def dictionary(words: Iterable[str | bytes]) -> str:
     """``words`` as libFuzzer reads them."""
-    escaped = ("".join(f"\\x{byte:02x}" for byte in word.encode()) for word in words)
-    return "".join(f'"{word}"\n' for word in escaped)
+    raw = (word.encode() if isinstance(word, str) else word for word in words)
+    return "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in raw)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,12 @@ def _wrap(place: Any, words: Sequence[str], luck: random.Random, _: Any) -> None
     key = luck.choice(_keys(place))
     value = place[key]
     place[key] = luck.choice(
-        ([value], [value] * luck.randint(2, 300), {luck.choice(words): value}, _deep(value))
+        (
+            [value],
+            [value] * (2 if isinstance(value, dict | list) else luck.randint(2, 300)),
+            {luck.choice(words): value},
+            _deep(value),
+        )
     )
 
 

@@ -44,6 +44,9 @@ class LlamaSampler:
         self._remembers = penalties != (1.0, 0.0, 0.0)  # what was said counts
         temperature = _or_neutral(sampling, "temperature")
         self._greedy = temperature == 0 and not self._remembers
+        top_k = int(_or_neutral(sampling, "top_k"))
+        # The chain looks at no more than so many of the likeliest, unless penalties change which they are.
+        self._enough = 1 if self._greedy else DEPTHS[0] if self._remembers or top_k <= 0 else top_k
         if self._remembers:
             window = PENALTY_WINDOW_TOKENS
             self._add(api.llama_sampler_init_penalties(n_vocab, window, *penalties))
@@ -52,7 +55,7 @@ class LlamaSampler:
         if temperature == 0:
             self._add(api.llama_sampler_init_greedy())
             return
-        if (top_k := int(_or_neutral(sampling, "top_k"))) > 0:
+        if top_k > 0:
             self._add(api.llama_sampler_init_top_k(top_k))
         self._add(api.llama_sampler_init_top_p(_or_neutral(sampling, "top_p"), 1))
         self._add(api.llama_sampler_init_min_p(_or_neutral(sampling, "min_p"), 1))
@@ -76,7 +79,7 @@ class LlamaSampler:
         if allows is None:
             return token
         if not allows(token):
-            token = self._apply(logits, _allowed(logits, allows))
+            token = self._apply(logits, _allowed(logits, allows, self._enough))
         if self._remembers:
             api.llama_sampler_accept(self.chain, token)
         return token
@@ -108,15 +111,21 @@ def _or_neutral(sampling: Sampling, name: str) -> float:
     return float(NEUTRAL[name] if value is None else value)
 
 
-def _allowed(logits: Logits, allows: Allows) -> Tokens:
-    """Of the likeliest tokens those that are allowed; deeper and deeper until there are some."""
+def _allowed(logits: Logits, allows: Allows, enough: int) -> Tokens:
+    """Of the likeliest tokens the first ``enough`` that are allowed; deeper and deeper until some are."""
     seen: set[int] = set()  # of equal logits, a longer list may leave out what a shorter one has
+    found: list[int] = []
     for count in (*DEPTHS, len(logits)):
-        fresh = [token for token in top(logits, min(count, len(logits))) if token not in seen]
-        found = [token for token in fresh if allows(token)]
+        for token in top(logits, min(count, len(logits))):
+            if token in seen:
+                continue
+            seen.add(token)
+            if allows(token):
+                found.append(token)
+                if len(found) == enough:
+                    break
         if found:
             return np.array(found, dtype=np.int32)
-        seen.update(fresh)
     raise Refused("the model has no token that the answer may go on with")
 
 

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from edged.api.status import MemoryParts
 from edged.host.procfs import anon_bytes
 from edged.worker.accounting import EngineBuffers
 from edged.worker.backends.base import LoadError, Run, StateError, StepError, new_state
+from edged.worker.backends.beginnings import Beginnings
 from edged.worker.backends.llama_context import context_params
 from edged.worker.backends.llama_drafts import draft_tokens, is_recurrent
 from edged.worker.backends.llama_embedding import pooling_of, vector
@@ -136,7 +138,7 @@ class LlamaBackend:
         return found
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
-        return LlamaSampler(sampling, self._n_vocab, prompt)
+        return LlamaSampler(sampling, self._n_vocab, prompt, lambda: self._beginnings)
 
     def sample(self, sampler: Sampler, row: int, allows: Allows | None = None) -> int:
         if not isinstance(sampler, LlamaSampler):
@@ -224,6 +226,10 @@ class LlamaBackend:
         api.llama_batch_free(self._batch)
         api.llama_free(self._context)
         api.llama_model_free(self._model)
+
+    @cached_property
+    def _beginnings(self) -> Beginnings:
+        return Beginnings(map(self.piece, range(self._n_vocab)))
 
     def _logits(self, row: int) -> Logits:
         return logits_at(api.llama_get_logits_ith(self._context, row), self._n_vocab)

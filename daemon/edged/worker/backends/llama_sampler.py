@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,18 +13,19 @@ from llama_cpp import llama_cpp as api
 from edged.worker.refused import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from edged.api.requests import Sampling
     from edged.worker.backends.base import Allows
+    from edged.worker.backends.beginnings import Beginnings
 
 Logits: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Tokens: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
-# How many of the likeliest tokens are tried when the one drawn is not allowed, before all of them are. Those
-# below hardly ever matter, and a vocabulary may have a quarter of a million.
-DEPTHS = (256, 4096)
+# How many of the likeliest tokens are tried when the one drawn is not allowed, before the whole vocabulary is
+# searched, which may have a quarter of a million.
+DEPTH = 256
 
 PENALTY_WINDOW_TOKENS = 256  # the last tokens that count as repetition
 # A request that names no value and a model without a preset: llama.cpp's own defaults, without its penalties.
@@ -33,7 +35,10 @@ NEUTRAL = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05}
 class LlamaSampler:
     """A chain of llama.cpp samplers: penalties, top-k, top-p, min-p, temperature, then a seeded draw."""
 
-    def __init__(self, sampling: Sampling, n_vocab: int, prompt: Sequence[int]) -> None:
+    def __init__(
+        self, sampling: Sampling, n_vocab: int, prompt: Sequence[int], beginnings: Callable[[], Beginnings]
+    ) -> None:
+        self._beginnings = beginnings
         chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         self.chain = chain
         penalties = (
@@ -46,7 +51,7 @@ class LlamaSampler:
         self._greedy = temperature == 0 and not self._remembers
         top_k = int(_or_neutral(sampling, "top_k"))
         # The chain looks at no more than so many of the likeliest, unless penalties change which they are.
-        self._enough = 1 if self._greedy else DEPTHS[0] if self._remembers or top_k <= 0 else top_k
+        self._enough = 1 if self._greedy else DEPTH if self._remembers or top_k <= 0 else top_k
         if self._remembers:
             window = PENALTY_WINDOW_TOKENS
             self._add(api.llama_sampler_init_penalties(n_vocab, window, *penalties))
@@ -79,7 +84,7 @@ class LlamaSampler:
         if allows is None:
             return token
         if not allows(token):
-            token = self._apply(logits, _allowed(logits, allows, self._enough))
+            token = self._apply(logits, _allowed(logits, allows, self._enough, self._beginnings))
         if self._remembers:
             api.llama_sampler_accept(self.chain, token)
         return token
@@ -111,19 +116,15 @@ def _or_neutral(sampling: Sampling, name: str) -> float:
     return float(NEUTRAL[name] if value is None else value)
 
 
-def _allowed(logits: Logits, allows: Allows, enough: int) -> Tokens:
-    """Of the likeliest tokens the first ``enough`` that are allowed; deeper and deeper until some are."""
-    seen: set[int] = set()  # of equal logits, a longer list may leave out what a shorter one has
-    found: list[int] = []
-    for count in (*DEPTHS, len(logits)):
-        for token in top(logits, min(count, len(logits))):
-            if token in seen:
-                continue
-            seen.add(token)
-            if allows(token):
-                found.append(token)
-                if len(found) == enough:
-                    break
+def _allowed(logits: Logits, allows: Allows, enough: int, beginnings: Callable[[], Beginnings]) -> Tokens:
+    """The likeliest ``enough`` that are allowed, of the first of these that has any: few, many, all."""
+    stages: tuple[Callable[[], list[int]], ...] = (
+        lambda: top(logits, min(DEPTH, len(logits))),
+        lambda: ranked(logits, beginnings().possible(allows)),
+        lambda: top(logits, len(logits)),
+    )
+    for stage in stages:
+        found = list(islice(filter(allows, stage()), enough))
         if found:
             return np.array(found, dtype=np.int32)
     raise Refused("the model has no token that the answer may go on with")
@@ -143,7 +144,10 @@ def log_softmax(logits: Logits, tokens: Sequence[int]) -> list[float]:
 
 def top(logits: Logits, count: int) -> list[int]:
     """The ``count`` tokens of the highest logits, the highest first."""
-    if count < 1:
-        return []
-    best = np.argpartition(logits, -count)[-count:]
-    return [int(token) for token in best[np.argsort(-logits[best], kind="stable")]]
+    return ranked(logits, np.argpartition(logits, -count)[-count:]) if count >= 1 else []
+
+
+def ranked(logits: Logits, tokens: np.ndarray[Any, Any]) -> list[int]:
+    """``tokens``, the one of the highest logit first."""
+    order = np.argsort(-logits[tokens], kind="stable")
+    return [int(token) for token in tokens[order]]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edged.worker")
 
 LEAST_TOKENS = 32  # what saves less is not worth a copy, a step cut short, or a wait
+LEAST_FIRST_TOKENS = 64  # most first turns are the only ones, and a stop takes a pass of its own and a copy
 LEAST_LEARNED_TOKENS = 64  # two prompts with so much in common have it from a program
 PROMPTS_REMEMBERED = 8
 
@@ -95,7 +96,9 @@ class Sharing:
             wanted[learned] = True
         last = slot.kept
         for stop in sorted(wanted):
-            least = 1 if stop == prompt.turn and prompt.continued else LEAST_TOKENS
+            least = LEAST_TOKENS
+            if stop == prompt.turn:
+                least = 1 if prompt.continued else LEAST_FIRST_TOKENS
             if last + least <= stop < min(len(prompt.tokens), self._too_long):
                 slot.stops[stop] = wanted[stop]
                 last = stop

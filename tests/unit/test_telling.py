@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+from edged.api.events import CallPiece
 from edged.ipc.messages import Done, Token
+from edged.worker.telling import Telling
 from tests.kit.fake_stage import Stage
 
 
@@ -98,3 +102,27 @@ def test_what_one_step_says_of_several_answers_is_handed_over_in_one_go():
         stage.start(key, "question")
     stage.turn(12)
     assert max(writes) >= 4
+
+
+def test_text_behind_a_call_is_a_message_of_its_own_since_text_is_read_first():
+    said: list[Token] = []
+    telling = Telling(lambda *messages: said.extend(messages), lambda: 0.0)
+    slot = SimpleNamespace(untold=[], untold_tokens=0, due=1.0, order=SimpleNamespace(pace_s=1.0))
+    pieces = [
+        Token(key=1, text="Look: "),
+        Token(key=1, tool_calls=(CallPiece(index=0, id="a", name="look", arguments='{"a":'),)),
+        Token(key=1, tool_calls=(CallPiece(index=0, arguments=" 1}"),)),
+        Token(key=1, text="Done"),
+        Token(key=1, text="."),
+        Token(key=1, text="Hm", channel="reasoning"),
+    ]
+    for piece in pieces:
+        telling.say(slot, [piece])
+    telling.finish(slot)
+    telling.deliver()
+    assert [(one.text, one.channel, len(one.tool_calls)) for one in said] == [
+        ("Look: ", "text", 2),
+        ("Done.", "text", 0),
+        ("Hm", "reasoning", 0),
+    ]
+    assert [one.tokens for one in said] == [6, 0, 0]

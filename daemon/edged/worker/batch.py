@@ -41,8 +41,8 @@ def plan_step(work: Sequence[Work], budget: int, *, oldest_first: bool = False) 
     delays the others by one step at most. Of the prompts the most urgent goes first,
     of those the one with the shortest rest, so that a short question does not wait for
     a long document; with ``oldest_first`` the one that has waited longest, so that others
-    cannot starve it. Behind the first one, prompts take part that end in this step: a piece
-    of another would be evaluated in a pass of its own, and its prompt takes no step less for it.
+    cannot starve it. The next ones take part as long as they end in this step: a piece of
+    another would be evaluated in a pass of its own, and its prompt takes no step less for it.
     """
     shares = [Share(item.slot, 1, last=True) for item in work if item.decoding][:budget]
     left = budget - len(shares)

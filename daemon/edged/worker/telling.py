@@ -32,7 +32,7 @@ class Telling:
         """``tokens`` more have been drawn, and this is what they make certain, which may be nothing."""
         slot.untold_tokens += tokens
         for message in messages:
-            if slot.untold and slot.untold[-1].channel == message.channel:
+            if slot.untold and _joinable(slot.untold[-1], message):
                 slot.untold[-1] = _joined(slot.untold[-1], message)
             else:
                 slot.untold.append(message)
@@ -56,6 +56,11 @@ class Telling:
             messages: Sequence[FromWorker] = self._outgoing
             self._outgoing = []
             self._send(*messages)
+
+
+def _joinable(first: Token, second: Token) -> bool:
+    """Who reads a message takes its text to be before its calls."""
+    return first.channel == second.channel and not (first.tool_calls and second.text)
 
 
 def _joined(first: Token, second: Token) -> Token:

@@ -27,13 +27,15 @@ async def connected(receive: Receive) -> AsyncGenerator[None, None]:
         async with asyncio.timeout(None) as scope:
 
             def leave(_: asyncio.Future[None]) -> None:
-                scope.reschedule(asyncio.get_running_loop().time())
+                if inside:
+                    scope.reschedule(asyncio.get_running_loop().time())
 
+            inside = True
             hangup.add_done_callback(leave)
             try:
                 yield
             finally:
-                hangup.remove_done_callback(leave)
+                inside = False
     except TimeoutError:
         if scope.expired():
             raise ClientGone from None
@@ -57,6 +59,8 @@ class Voice:
         self._speaking = False
 
     async def say(self, data: bytes) -> None:
+        if not data:
+            return
         self._speaking = True
         await self._send(data)
         self._speaking = False

@@ -215,6 +215,52 @@ def test_a_box_that_stops_takes_nothing_new_and_leaves_nothing_behind(broker):
     asyncio.run(scenario())
 
 
+def test_what_is_handed_on_to_a_box_that_has_just_stopped_is_answered_by_its_heir(broker):
+    """Whoever hands it on has older news, and somebody who watches the bus makes it look taken."""
+
+    async def scenario():
+        staying = Box()
+        async with Peer(broker.port, "#") as watcher, pool(broker, staying) as ((heir,), peer):
+            async with member(broker, "z") as (_, stopping):
+                await until(lambda: stopping.pool.boxes == heir.pool.boxes == 1)
+                await stopping.drain()
+            staying.ready = False  # nobody inherits before the request is there
+            handed = f"{ROOT}/give/z/request/esp/chat"
+            peer.send(handed, {"id": "late", "prompt": "q"})
+            await watcher.wait(handed)
+            assert peer.on(f"{ROOT}/box/z")[-1].payload
+            assert heir.pool.taken_over == 0
+            staying.ready = True
+            answers = await peer.wait(ANSWERED)
+            assert [one["id"] for one in answers] == ["late"]
+            assert heir.pool.taken_over == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("model", ["fake-1b", "fake-2b"])
+def test_a_box_that_comes_back_or_has_another_model_calls_for_work_unasked(broker, model):
+    async def scenario():
+        box = Box()
+        async with Peer(broker.port, f"{ROOT}/free/+") as watcher, pool(broker, box, Box()) as ((one, _), _):
+
+            def calls():
+                kind = one._pool._work.can.kind
+                return watcher.texts(f"{ROOT}/free/{kind}").count("a")
+
+            await until(lambda: calls() == MODEL.slots)
+            if model == box.model.name:
+                cut(one)
+                mend(one, broker)
+                await until(lambda: calls() == 2 * MODEL.slots, "it calls again")
+            else:
+                box.model = structs.replace(box.model, name=model)
+                box.changed()
+                await until(lambda: calls() == MODEL.slots, "it calls boxes of its new kind")
+
+    asyncio.run(scenario())
+
+
 def test_what_a_box_was_cut_off_from_is_answered_by_its_heir_once(broker):
     async def scenario():
         gone = Box()

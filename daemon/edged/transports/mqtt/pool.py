@@ -206,16 +206,13 @@ class Pool:
             self._settled.set()
 
     async def _depart(self, connection: PoolConnection) -> None:
-        """Say goodbye: without a trace when nothing is left undone and others serve, else as offline."""
+        """Say goodbye. The session stays for an heir: who has older news may still hand on to it."""
         if not connection.alive:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_S):
-                await connection.unsubscribe([self._topics.given(self._node)])  # what was on its way has come
-                done = not connection.unacknowledged and not self._filters and self._work.others
-                said = b"" if done else self._presence("offline")
-                await connection.deliver(self._topics.box(self._node), said, retain=True)
-                await (connection.leave() if done else connection.close())
+                await connection.deliver(self._topics.box(self._node), self._presence("offline"), retain=True)
+                await connection.close()
 
     # --- what this box is to the others -------------------------------------------------------
 
@@ -250,6 +247,8 @@ class Pool:
         self._refused(await connection.subscribe([(one, 0 if one in passing else 1) for one in new]))
         if self._topics.calls in new:
             self._work.listening()
+        if self._topics.questions(self._work.can.kind) in new:
+            self._told_room = 0  # whoever has asked meanwhile was not heard
 
     def _call(self, connection: PoolConnection) -> None:
         """Call for one more for each slot that became free, and for each reason to do so, up to the room.

@@ -45,13 +45,17 @@ class OneTry(Line):
 
 
 class PoolConnection(Connection):
-    """Speaks MQTT 5. ``unacknowledged`` counts messages that the broker would deliver again."""
+    """Speaks MQTT 5.
+
+    ``requests`` counts what came at QoS 1, ``unacknowledged`` what of it the broker would deliver again.
+    """
 
     def __init__(self, endpoint: Endpoint, on_message: Callable[[Connection, Incoming], None]) -> None:
         super().__init__(endpoint, self._heard)
         self._hear = on_message
         self._unsubacks: dict[int, asyncio.Future[None]] = {}
         self._deaf: set[int] = set()  # ids of messages that nobody is subscribed to
+        self.requests = 0
         self.unacknowledged = 0
         self.last_heard_s = self._loop.time()
         self._client.on_unsubscribe = self._unsubscribed
@@ -114,6 +118,7 @@ class PoolConnection(Connection):
         self.abandon("left")
 
     def _heard(self, connection: Connection, message: Incoming) -> None:
+        self.requests += bool(message.qos)
         self.unacknowledged += bool(message.qos)
         self.last_heard_s = self._loop.time()
         self._hear(connection, message)

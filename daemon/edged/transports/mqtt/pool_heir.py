@@ -50,7 +50,7 @@ async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 class Heirs:
-    """The sessions that this box takes over. ``count`` is how many it has."""
+    """The sessions that this box takes over. ``count`` is how many of them held requests."""
 
     def __init__(
         self,
@@ -92,9 +92,10 @@ class Heirs:
             endpoint = structs.replace(self._endpoint(node, will), receive_maximum=IN_HAND)
             connection = PoolConnection(endpoint, self._on_message)
             if await connection.open():
-                log.warning("box %s is offline: taking over its requests", node)
-                self.count += 1
                 await connection.unsubscribe(sorted(self._topics.every(node, self._boxes.kinds())))
+                if connection.requests:  # a box that has stopped in order leaves none, mostly
+                    log.warning("box %s is offline: taking over its requests", node)
+                    self.count += 1
                 await self._empty(connection)
             if connection.alive and self._boxes.state(node, self._clock()) == "offline":
                 await connection.deliver(self._topics.box(node), b"", retain=True)

@@ -24,6 +24,7 @@ EMPTY_HOMES = "TemporaryFileSystem=" + " ".join(f"{path}:ro,mode=0755" for path 
 
 _PLACEHOLDER = re.compile(r"@([A-Z_]+)@")
 _PLAIN = re.compile(r"[A-Za-z0-9/._+=,~@-]+")
+_NO_SOURCE = re.compile(r"[\x00-\x1f\x7f]|/\.\.(/|$)|[\s\\]$")
 
 
 class UnitFacts(Struct, frozen=True, kw_only=True):
@@ -47,7 +48,7 @@ def unit_text(facts: UnitFacts) -> str:
         "EXEC_START": " ".join(
             _argument(word) for word in (*facts.code.command, "--config", str(facts.config_path))
         ),
-        "CREDENTIALS": "\n".join(f"LoadCredential={name}:{_path(path)}" for name, path in facts.secrets),
+        "CREDENTIALS": "\n".join(f"LoadCredential={name}:{_source(path)}" for name, path in facts.secrets),
         "TIMEOUT_START_S": str(start_timeout_s(facts.model_bytes)),
         "RESTART_PACE": _restart_pace(facts.systemd_version),
         "MEMORY_MAX_BYTES": str(facts.memory_max_bytes),
@@ -64,7 +65,8 @@ def start_timeout_s(model_bytes: int) -> int:
 
 def credential_sources(text: str) -> dict[str, str]:
     """The files behind the credentials of a unit written earlier: name → path."""
-    return dict(re.findall(r"^LoadCredential=([^:\n]+):(.+)$", text, re.MULTILINE))
+    found = re.findall(r"^LoadCredential=([^:\n]+):(.+)$", text, re.MULTILINE)
+    return {name: path.replace("%%", "%") for name, path in found}
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
@@ -105,6 +107,17 @@ def _argument(word: str) -> str:
 def _path(path: Path) -> str:
     """One path; quotes also keep a colon from separating source and target."""
     return _quoted(str(path))
+
+
+def _source(path: Path) -> str:
+    """The file of a credential: all behind the name's colon, where quotes would be part of the path."""
+    if _NO_SOURCE.search(str(path)):
+        raise Usage(
+            f"{str(path)!r} has a control character, '..', or a space or backslash at its end, "
+            "and systemd takes no credential from there",
+            hint="name the file by another path",
+        )
+    return str(path).replace("%", "%%")
 
 
 def _quoted(word: str) -> str:

@@ -122,6 +122,19 @@ def test_passwords_are_handed_over_as_credentials_and_found_again():
     assert credential_sources(text) == {"mqtt-password": "/root/mqtt.pw"}
 
 
+def test_an_odd_path_of_a_credential_is_found_again_as_it_was():
+    path = Path('/root/a b:c/100%pw/say "hi"')
+    text = unit_text(facts(secrets=(("mqtt-password", path),)))
+    assert settings(text)["LoadCredential"] == ['mqtt-password:/root/a b:c/100%%pw/say "hi"']
+    assert credential_sources(text) == {"mqtt-password": str(path)}
+
+
+@pytest.mark.parametrize("path", ["/root/a\nb", "/root/../pw", "/root/pw ", "/root/pw\\"])
+def test_a_path_that_systemd_takes_no_credential_from_is_refused(path):
+    with pytest.raises(Usage, match="takes no credential"):
+        unit_text(facts(secrets=(("mqtt-password", Path(path)),)))
+
+
 def test_odd_paths_are_quoted_for_systemd():
     code = Code(command=('/srv/a b/100%/say "hi"/edged',), places=())
     assert settings(unit_text(facts(code=code)))["ExecStart"] == [
@@ -154,9 +167,8 @@ def test_the_user_unit_asks_for_nothing_that_needs_root():
 @pytest.mark.parametrize("user", [False, True])
 def test_systemd_accepts_every_line(tmp_path, user):
     path = tmp_path / "edged.service"
-    path.write_text(
-        unit_text(facts(user=user, secrets=() if user else (("mqtt-password", Path("/etc/hostname")),)))
-    )
+    secrets = (("mqtt-password", Path("/etc/hostname")), ("mqtt-ca", Path('/etc/edged/a b:c/1%pw "hi"')))
+    path.write_text(unit_text(facts(user=user, secrets=() if user else secrets)))
     checked = subprocess.run(
         [ANALYZE, *(["--user"] if user else []), "verify", "--man=no", str(path)],
         check=False,

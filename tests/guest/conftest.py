@@ -14,8 +14,8 @@ def _box():
     if reason := machine.why_not():
         pytest.skip(reason)
     machine.empty_journal()
-    machine.set_up_broker()
     try:
+        machine.set_up_broker()
         machine.edgectl(
             "install", "--yes", "--model", machine.MODEL, "--context", "1024",
             "--mqtt-username", "edged", "--mqtt-password-file", machine.PASSWORD_FILE,

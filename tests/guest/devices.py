@@ -65,8 +65,8 @@ def hearing(user: str, *topics: str) -> Iterator[list[str]]:
         heard: list[str] = []
         reader = threading.Thread(target=lambda: heard.extend(peer.stdout))
         reader.start()
-        until(lambda: any("/status " in line for line in heard), "the retained messages", 10)
         try:
+            until(lambda: any("/status " in line for line in heard), "the retained messages", 10)
             yield heard
         finally:
             peer.terminate()

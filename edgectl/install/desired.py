@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
+from edgectl.errors import Usage
 from edgectl.install.config_text import config_text
 from edgectl.install.manifest import Options
 from edgectl.install.unit import CREDENTIALS, UnitFacts, credential_sources, unit_text
@@ -65,12 +66,14 @@ class Before(Struct, frozen=True, kw_only=True):
 def desired(
     options: Options, chosen: Chosen, places: Places, code: Code, before: Before, *, systemd_version: int
 ) -> Desired:
-    """The files for ``chosen``. What a person set in the configuration before stays but for ``options``.
+    """The files for ``chosen``.
 
-    What earlier options said is in that configuration, and counts again only when there is none.
+    What a person set in the configuration before stays, but for ``options`` and for what the plan decides in
+    [model], [memory] and [plan], which is written anew. What earlier options said is in that configuration;
+    they count again where it is lost, or the unit that named the files of its credentials.
 
     Raises ConfigInvalid when the options break a rule of the configuration, Usage for a path that a unit
-    cannot hold.
+    cannot hold, or a credential whose file nothing names any more.
     """
     if before.config is None:
         options = options.over(before.options)
@@ -79,7 +82,7 @@ def desired(
         secrets: tuple[tuple[str, Path], ...] = ()
         config = structs.replace(config, state_dir=str(places.state))
     else:
-        config, secrets = _with_credentials(config, credential_sources(before.unit))
+        config, secrets = _with_credentials(config, before)
     text = config_text(config)
     facts = UnitFacts(
         code=code,
@@ -158,16 +161,25 @@ def _sampling(preset: Preset | None) -> Sampling:
     return Sampling(**{name: given[name] for name in Sampling.__struct_fields__ if name in given})
 
 
-def _with_credentials(config: Config, sources: dict[str, str]) -> tuple[Config, tuple[tuple[str, Path], ...]]:
+def _with_credentials(config: Config, before: Before) -> tuple[Config, tuple[tuple[str, Path], ...]]:
     """``config`` reading its secrets where systemd puts them, and the files that systemd takes them from.
 
     The service's user cannot read a file that is root's alone, and need not.
     """
+    sources = credential_sources(before.unit)
     secrets: list[tuple[str, Path]] = []
     for name, key in CREDENTIAL_FILES.items():
         handed_over = f"{CREDENTIALS}/{name}"
         configured = getattr(config.mqtt, key)
-        source = sources.get(name, "") if configured == handed_over else configured
+        source = configured
+        if configured == handed_over:
+            source = sources.get(name) or getattr(before.options, f"mqtt_{key}")
+            if not source:
+                raise Usage(
+                    f"mqtt.{key} is {handed_over}, and neither the unit nor the record of the installation "
+                    "tells from which file",
+                    hint=f"set mqtt.{key} to the path of the file itself",
+                )
         if source:
             secrets.append((name, Path(source)))
             config = structs.replace(config, mqtt=structs.replace(config.mqtt, **{key: handed_over}))

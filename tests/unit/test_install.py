@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import tomllib
@@ -181,6 +182,35 @@ def test_a_password_reaches_the_service_as_a_credential_and_survives_a_reinstall
     assert not [path for path in written if "canary" in path.read_text()]
 
 
+@pytest.mark.parametrize("name", ["mqtt.pw", "100% a b.pw"])
+def test_a_credential_is_handed_over_by_a_unit_that_was_lost_or_edited(box, name):
+    secret = box.root / name
+    secret.write_text("canary")
+    box.install(Options(mqtt_username="box", mqtt_password_file=str(secret)))
+    box.install(Options(context_tokens=1024))
+    unit = box.places.unit.read_text()
+    line = f"LoadCredential=mqtt-password:{secret}\n".replace("%", "%%")
+    assert line in unit
+    box.places.unit.write_text(unit.replace(line, ""))
+    box.install()
+    assert box.places.unit.read_text() == unit
+    box.places.unit.unlink()
+    box.install()
+    assert box.places.unit.read_text() == unit
+
+
+def test_a_credential_whose_file_nothing_names_any_more_is_told_and_nothing_is_changed(box):
+    secret = box.root / "mqtt.pw"
+    secret.write_text("canary")
+    box.install(Options(mqtt_username="box", mqtt_password_file=str(secret)))
+    box.places.unit.unlink()
+    shutil.rmtree(box.places.record)
+    before = box.everything()
+    with pytest.raises(Usage, match=r"mqtt\.password_file is /run/credentials/.* from which file"):
+        box.install()
+    assert box.everything() == before
+
+
 def test_the_files_of_tls_with_the_broker_reach_the_service_as_credentials(box):
     files = {name: box.root / name for name in ("ca", "cert", "key")}
     for path in files.values():
@@ -193,7 +223,7 @@ def test_the_files_of_tls_with_the_broker_reach_the_service_as_credentials(box):
 
 
 def test_the_lines_to_try_name_the_files_of_tls_that_a_person_has(box, capsys):
-    ca = box.root / "ca.pem"
+    ca = box.root / "100%ca.pem"
     ca.write_text("canary")
     box.install(Options(mqtt_host="broker.lan", mqtt_port=8883, mqtt_ca_file=str(ca)))
     made = Desired(config=load(box.places.config), config_text="", unit_text=box.places.unit.read_text())

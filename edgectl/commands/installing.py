@@ -63,14 +63,13 @@ class Session:
             self._recover()
             installed, state, device = look(self.places), self.systemd.state(), probe_device()
             settled = prepare.settled(options, installed.before.options)
-            if options.model != prepare.AUTO:
-                verdict = compare(installed, settled, computer_of(device), self.code.command, state)
-                if verdict == "same" or (verdict == "stopped" and not start):
-                    say("edged is installed like this already; nothing was changed")
-                    return
-                if verdict == "stopped":
-                    self._start_again(installed)
-                    return
+            verdict = compare(installed, options, computer_of(device), self.code.command, state)
+            if verdict == "same" or (verdict == "stopped" and not start):
+                say("edged is installed like this already; nothing was changed")
+                return
+            if verdict == "stopped":
+                self._start_again(installed)
+                return
             choice = self._choose(settled, device, state)
             installation.show_plan(choice.plan, choice.model_path, download=choice.absent)
             installation.show_notes(device.notes)

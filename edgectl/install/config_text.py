@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HEADER = """\
 # Written by edgectl install. You may edit it: a later install keeps what you set, except for what it plans
-# itself (model, memory) and what you ask it for. What is not here has its default;
+# itself (model, memory, plan) and what you ask it for. What is not here has its default;
 # `edgectl config show` prints everything that is in force, `edgectl config explain KEY` says what a key does.
 """
 

@@ -101,9 +101,12 @@ Verdict = Literal["same", "stopped", "different"]
 
 
 def compare(
-    installed: Installed, options: Options, computer: Computer, command: tuple[str, ...], state: UnitState
+    installed: Installed, asked: Options, computer: Computer, command: tuple[str, ...], state: UnitState
 ) -> Verdict:
-    """Whether what is there is what these options, computer and code would give again."""
+    """Whether what is there is what these options over the earlier ones, computer and code would give again.
+
+    What is asked counts over what a person edited since; a model to choose anew ("auto") is never the same.
+    """
     manifest = installed.manifest
     if (
         manifest is None
@@ -112,7 +115,8 @@ def compare(
         or digest(installed.unit_text) != manifest.unit_sha256
         or (manifest.version, manifest.command) != (__version__, command)
         or not manifest.computer.is_like(computer)
-        or manifest.options != options
+        or asked.over(manifest.options) != manifest.options
+        or (installed.edited and asked != Options())
         or not Path(installed.config.model.path).is_file()
         or not state.is_enabled
     ):
@@ -154,7 +158,7 @@ def _config_steps(wanted: Wanted, installed: Installed, places: Places) -> list[
     if installed.config is not None and installed.config == _without_host_name(wanted.desired.config):
         return []  # it says the same; the comments in it stay
     steps: list[Recorded] = []
-    if installed.edited and installed.config_text is not None:
+    if (installed.edited or installed.problems) and installed.config_text is not None:
         steps.append(
             PutFile(path=str(places.backup), text=installed.config_text, before=_read(places.backup))
         )

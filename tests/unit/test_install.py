@@ -16,7 +16,7 @@ from edgectl.install import uninstaller
 from edgectl.install.change import JOURNAL, exclusive
 from edgectl.install.desired import Desired
 from edgectl.install.installer import compare, look
-from edgectl.install.manifest import Options, read_manifest
+from edgectl.install.manifest import MANIFEST, Options, digest, manifest_text, read_manifest
 from edgectl.install.prepare import check
 from edgectl.install.systemd import Systemd
 from edgectl.output.installation import show_next
@@ -146,6 +146,39 @@ def test_what_was_asked_before_and_changed_by_hand_since_stays_as_the_hand_left_
     assert (mqtt.host, mqtt.port, load(config).node) == ("other.lan", 1883, "hall")
 
 
+def test_what_is_asked_again_counts_over_what_a_hand_changed_since(box):
+    asked = Options(mqtt_host="broker.lan")
+    box.install(asked)
+    config = box.places.config
+    config.write_text(config.read_text().replace("broker.lan", "other.lan"))
+
+    def verdict(options):
+        return compare(look(box.places), options, COMPUTER, CODE.command, state(box))
+
+    assert (verdict(Options()), verdict(asked)) == ("same", "different")
+    box.install(asked)
+    assert load(config).mqtt.host == "broker.lan"
+    assert verdict(asked) == "same"
+
+
+def test_a_model_to_be_chosen_anew_is_never_the_same(box):
+    box.install()
+    auto = Options(model="auto")
+    assert compare(look(box.places), auto, COMPUTER, CODE.command, state(box)) == "different"
+
+
+def test_what_the_plan_decides_is_written_anew_whatever_a_hand_set(box):
+    box.install()
+    config = box.places.config
+    planned = load(config)
+    budget_mib = planned.memory.budget_mib
+    edited = config.read_text().replace(f"budget_mib = {budget_mib}", f"budget_mib = {budget_mib + 99}")
+    config.write_text(edited)
+    assert load(config).memory.budget_mib == budget_mib + 99
+    box.install()
+    assert load(config) == planned
+
+
 def test_what_was_asked_before_counts_again_when_the_configuration_is_lost(box):
     box.install(Options(mqtt_host="broker.lan"))
     box.places.config.unlink()
@@ -169,6 +202,19 @@ def test_a_broken_configuration_is_replaced_and_kept_beside(box):
     box.install()
     assert load(box.places.config).model.path == str(box.model)
     assert box.places.backup.read_text() == "not = [toml"
+
+
+def test_a_configuration_that_a_later_version_rejects_is_kept_beside_though_nobody_edited_it(box):
+    box.install()
+    rejected = '[http]\nhost = "0.0.0.0"\napi_key_file = "/etc/edged/key"\n'
+    box.places.config.write_text(rejected)
+    record = box.places.record / MANIFEST
+    written = msgspec.structs.replace(read_manifest(box.places.record), config_sha256=digest(rejected))
+    record.write_text(manifest_text(written))
+    assert not look(box.places).edited
+    box.install()
+    assert load(box.places.config).model.path == str(box.model)
+    assert box.places.backup.read_text() == rejected
 
 
 def test_a_password_reaches_the_service_as_a_credential_and_survives_a_reinstall(box):

@@ -100,10 +100,14 @@ def require_right_user(verb: str, *, user: bool) -> None:
         )
 
 
+PATHS = ("model_file", "mqtt_password_file", "mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file")
+
+
 def _options(given: dict[str, Any]) -> Options:
     from edgectl.install.manifest import Options
 
-    for name in ("model_file", "mqtt_password_file", "mqtt_ca_file", "mqtt_cert_file", "mqtt_key_file"):
+    for name in PATHS:
         if given[name] is not None:
-            given[name] = str(given[name].expanduser().absolute())
+            # Without "..", which systemd does not take; links stay, since a renewal swaps what they name.
+            given[name] = os.path.abspath(given[name].expanduser())  # noqa: PTH100 - resolve() follows links
     return Options(**given)

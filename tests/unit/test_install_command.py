@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from edgectl.cli import cli
+from edgectl.commands.install import PATHS, _options
 from edgectl.errors import NotFound, Usage
 from edgectl.install import prepare
 from edgectl.install.config_text import config_text
@@ -237,3 +239,13 @@ def test_a_configuration_written_and_read_is_the_same():
 
 def test_defaults_are_not_written():
     assert [line for line in config_text(Config()).splitlines() if line and not line.startswith("#")] == []
+
+
+def test_a_path_is_taken_from_where_it_was_typed_and_a_link_stays_a_link(tmp_path, monkeypatch):
+    (tmp_path / "live").mkdir()
+    (tmp_path / "cert.pem").symlink_to("archive/cert1.pem")
+    monkeypatch.chdir(tmp_path / "live")
+    typed = {"mqtt_password_file": Path("../pw"), "mqtt_cert_file": Path("../cert.pem")}
+    options = _options(dict.fromkeys(PATHS) | typed)
+    assert options.mqtt_password_file == f"{tmp_path}/pw"
+    assert options.mqtt_cert_file == f"{tmp_path}/cert.pem"

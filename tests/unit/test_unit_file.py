@@ -129,7 +129,7 @@ def test_an_odd_path_of_a_credential_is_found_again_as_it_was():
     assert credential_sources(text) == {"mqtt-password": str(path)}
 
 
-@pytest.mark.parametrize("path", ["/root/a\nb", "/root/../pw", "/root/pw ", "/root/pw\\"])
+@pytest.mark.parametrize("path", ["/srv/a\nb", "/srv/../pw", "/srv/pw ", "/srv/pw\\"])
 def test_a_path_that_systemd_takes_no_credential_from_is_refused(path):
     with pytest.raises(Usage, match="takes no credential"):
         unit_text(facts(secrets=(("mqtt-password", Path(path)),)))

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from edged.api.errors import shown
 from edged.api.events import CallPiece, Channel, FinishReason, Score, TokenLogprob, Usage
 from edged.api.measuring import Speeds, Workload
 from edged.api.requests import Question
@@ -169,7 +170,6 @@ _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(From
 
 # What msgspec raises on bytes that are no message: its own errors, text that is not UTF-8, nesting too deep.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_SHOWN_CHARS = 160
 
 
 def encode(message: ToWorker | FromWorker) -> bytes:
@@ -194,5 +194,5 @@ def decode_from_worker(payload: bytes) -> FromWorker:
 
 
 def _no_message(error: Exception) -> FrameError:
-    """What is said repeats words of the peer: as much as fits into one line of a log."""
-    return FrameError(f"not a message: {str(error)[:_SHOWN_CHARS]!a}")
+    """What is said repeats words of the peer."""
+    return FrameError(f"not a message: {shown(str(error))}")

@@ -130,7 +130,7 @@ class DecodeLoop:
         self._telling.deliver()
 
     def _work(self, at_work: list[Slot], scoring: list[Slot]) -> None:
-        """Compute what takes longest to compute of all that a turn does."""
+        """A step of what is at work, and one of what scores; where nothing is, a measurement or warming."""
         if at_work:
             self._step(at_work)
             self._progressed()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from edged.ipc.messages import FromWorker, Token
     from edged.worker.slot import Slot
@@ -53,8 +53,7 @@ class Telling:
 
     def deliver(self) -> None:
         if self._outgoing:
-            messages: Sequence[FromWorker] = self._outgoing
-            self._outgoing = []
+            messages, self._outgoing = self._outgoing, []
             self._send(*messages)
 
 

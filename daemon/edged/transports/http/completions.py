@@ -148,5 +148,4 @@ def check_media_type(scope: Scope) -> None:
 
 
 async def _send_chunk(send: Send, chunk: bytes) -> None:
-    if chunk:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,13 +22,14 @@ class Beginnings:
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._alone: dict[int, int] = {}  # byte → the token that is this byte and no more
-        firsts = []
+        firsts = array("h")
         for token, piece in enumerate(pieces):
             firsts.append(piece[0] if piece else _NOTHING)
             if len(piece) == 1:
                 self._alone[piece[0]] = token
-        order = np.argsort(np.array(firsts, dtype=np.int16), kind="stable").astype(np.int32)
-        bounds = np.cumsum(np.bincount(firsts, minlength=_NOTHING + 1))
+        groups = np.frombuffer(firsts, dtype=np.int16)
+        order = np.argsort(groups, kind="stable").astype(np.int32)
+        bounds = np.cumsum(np.bincount(groups, minlength=_NOTHING + 1))
         self._groups: list[Tokens] = np.split(order, bounds[:-1])
 
     def possible(self, allows: Allows) -> Tokens:

@@ -6,7 +6,6 @@ import ctypes
 import logging
 import os
 import time
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +68,7 @@ class LlamaBackend:
         self.rows = options.slots if pooling is None or pooling.piecewise else options.ubatch
         self.rows += drafts
         self.pooling = pooling
+        self._beginnings = Beginnings(())
         self.memory = MemoryParts()
         self.model_name = metadata(model, "general.name") or "model"
         self._template = self._chat_template()
@@ -138,7 +138,7 @@ class LlamaBackend:
         return found
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
-        return LlamaSampler(sampling, self._n_vocab, prompt, lambda: self._beginnings)
+        return LlamaSampler(sampling, self._n_vocab, prompt, self._beginnings)
 
     def sample(self, sampler: Sampler, row: int, allows: Allows | None = None) -> int:
         if not isinstance(sampler, LlamaSampler):
@@ -210,7 +210,12 @@ class LlamaBackend:
         return bool(api.llama_memory_seq_rm(self._memory, seq, length, -1))
 
     def warm_up(self, ubatch: int, on_progress: Callable[[], None]) -> None:
-        """Compute a step of the largest size, which takes its memory now, unless that takes long."""
+        """Make what no request should wait for; compute a step of the largest size, unless that takes long.
+
+        So the memory of both is taken now.
+        """
+        self._beginnings = Beginnings(map(self.piece, range(self._n_vocab)))
+        on_progress()
         token = (self.tokenize("a") or [0])[-1]
         count = min(ubatch, self.context - 2)
         for start in range(2):  # the second time the weights are in memory
@@ -226,10 +231,6 @@ class LlamaBackend:
         api.llama_batch_free(self._batch)
         api.llama_free(self._context)
         api.llama_model_free(self._model)
-
-    @cached_property
-    def _beginnings(self) -> Beginnings:
-        return Beginnings(map(self.piece, range(self._n_vocab)))
 
     def _logits(self, row: int) -> Logits:
         return logits_at(api.llama_get_logits_ith(self._context, row), self._n_vocab)

@@ -36,7 +36,7 @@ class LlamaSampler:
     """A chain of llama.cpp samplers: penalties, top-k, top-p, min-p, temperature, then a seeded draw."""
 
     def __init__(
-        self, sampling: Sampling, n_vocab: int, prompt: Sequence[int], beginnings: Callable[[], Beginnings]
+        self, sampling: Sampling, n_vocab: int, prompt: Sequence[int], beginnings: Beginnings
     ) -> None:
         self._beginnings = beginnings
         chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
@@ -116,11 +116,11 @@ def _or_neutral(sampling: Sampling, name: str) -> float:
     return float(NEUTRAL[name] if value is None else value)
 
 
-def _allowed(logits: Logits, allows: Allows, enough: int, beginnings: Callable[[], Beginnings]) -> Tokens:
+def _allowed(logits: Logits, allows: Allows, enough: int, beginnings: Beginnings) -> Tokens:
     """The likeliest ``enough`` that are allowed, of the first of these that has any: few, many, all."""
     stages: tuple[Callable[[], list[int]], ...] = (
         lambda: top(logits, min(DEPTH, len(logits))),
-        lambda: ranked(logits, beginnings().possible(allows)),
+        lambda: ranked(logits, beginnings.possible(allows)),
         lambda: top(logits, len(logits)),
     )
     for stage in stages:

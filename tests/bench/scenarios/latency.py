@@ -16,6 +16,7 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING
 
+from edgectl.client import EdgeClient
 from edged.ipc.messages import Token
 from tests.bench.errors import BenchError
 from tests.bench.figures import Report
@@ -42,6 +43,8 @@ TOKENS = 4000
 MQTT, HTTP = "MQTT", "HTTP"
 ADDED_MS = {MQTT: 5.0, HTTP: 3.0}
 SLOW_BROKER = "MQTT, broker without set_tcp_nodelay"
+CLIENT = "edgectl.client over MQTT"
+SLOW_BROKER_CLIENT = "edgectl.client, broker without set_tcp_nodelay"
 LIMIT_S = 60.0
 
 
@@ -117,10 +120,12 @@ def _latency(options: Options) -> Report:
     say(report.title)
     own = [_own_s(number) for number in range(rounds)]
     report.figure("the engine's own first token", "ms").add("decode loop alone", median(own) * 1000)
-    for name, lines in ((MQTT, ("set_tcp_nodelay true",)), (SLOW_BROKER, ())):
+    brokers = ((MQTT, CLIENT, ("set_tcp_nodelay true",)), (SLOW_BROKER, SLOW_BROKER_CLIENT, ()))
+    for name, client, lines in brokers:
         with _daemon(options, STEP_S, *lines) as (daemon, port):
             found = asyncio.run(_over_mqtt(port, rounds))
             added.add(name, (median(found) - median(own)) * 1000)
+            added.add(client, (median(_over_client(port, rounds)) - median(own)) * 1000)
             if name == MQTT:
                 added.add(HTTP, (median(_over_http(daemon.port, rounds)) - median(own)) * 1000)
     return report
@@ -191,6 +196,18 @@ async def _one_over_mqtt(port: int, tokens: int, *, stream: bool) -> None:
         await client.stream(tokens, stream=stream)
     finally:
         client.close()
+
+
+def _over_client(port: int, rounds: int) -> list[float]:
+    """As programs do it, through the library that comes with edgectl."""
+    found = []
+    with EdgeClient(f"mqtt://127.0.0.1:{port}/edged/box") as client:
+        for number in range(rounds + 2):
+            sent = time.monotonic()
+            with client.stream(f"number {number}", max_tokens=3) as stream:
+                next(iter(stream))
+                found.append(time.monotonic() - sent)
+    return found[2:]
 
 
 def _over_http(port: int, rounds: int) -> list[float]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.bench.options import Options
 
 BARE, HTTP, MQTT = "bare loop", "edged over HTTP", "edged over MQTT"
+SINGLY = "over HTTP, each token by itself"
 TOKENS = 192
 ROUNDS = 7
 LEAST = 0.97
@@ -51,15 +52,18 @@ def _bench(options: Options, model: Model, port: int, version: str) -> Report:
     speed = report.figure(
         "decode speed", "tok/s",
         Ratio(of=HTTP, to=BARE, at_least=LEAST), Ratio(of=MQTT, to=BARE, at_least=LEAST),
+        Ratio(of=SINGLY, to=BARE),
     )  # fmt: skip
     first = report.figure("time to first token", "s")
     report.note(
         "the daemon has the beginning of every prompt from the one before; the bare loop reads all of it"
     )
     edged = Edged(options.folder, conditions, {"mqtt": {"enabled": True, "port": port, "version": version}})
-    with started(edged), BareLoop(conditions) as bare, MqttClient(port, "bench") as mqtt:
+    singly = Edged(options.folder, conditions, {"limits": {"stream_interval_ms": 0}}, name="edged singly")
+    with started(edged, singly), BareLoop(conditions) as bare, MqttClient(port, "bench") as mqtt:
         prompt_tokens = chat(edged, _body(model, 0, 2)).prompt_tokens
         mqtt.chat(_body(model, 1, 2))
+        chat(singly, _body(model, 0, 2))
         bare.run(list(range(100, 100 + prompt_tokens)), 2)
         for number in range(options.rounds_of(ROUNDS)):
             say(f"round {number + 1}: {report.title}")
@@ -67,8 +71,13 @@ def _bench(options: Options, model: Model, port: int, version: str) -> Report:
             speed.add(BARE, alone["decode_tps"])
             first.add(BARE, alone["first_s"])
             # Another question for each, so that nothing of it has been evaluated before.
-            for name, ask in ((HTTP, lambda body: chat(edged, body)), (MQTT, mqtt.chat)):
-                stream = ask(_body(model, 2 * number + (2 if name == HTTP else 3), tokens))
+            ways = (
+                (HTTP, lambda body: chat(edged, body)),
+                (MQTT, mqtt.chat),
+                (SINGLY, lambda body: chat(singly, body)),
+            )
+            for offset, (name, ask) in enumerate(ways):
+                stream = ask(_body(model, 3 * number + 2 + offset, tokens))
                 speed.add(name, stream.decode_tps)
                 first.add(name, stream.first_s)
     report.settings["prompt"] = f"about {prompt_tokens} tokens"

@@ -25,45 +25,62 @@ class HeldRequest(Struct, frozen=True):
     receipt: Receipt
     since_s: float
 
+    @property
+    def client(self) -> str:
+        return self.place.client if isinstance(self.place, RequestTopic) else "ask"
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.message.payload)
+
 
 class Held:
-    """First come, first taken; those of a connection that is gone are the broker's again."""
+    """Clients take turns, each in its own order; those of a lost connection are the broker's again."""
 
     def __init__(self) -> None:
-        self._waiting: deque[HeldRequest] = deque()
+        self._waiting: dict[str, deque[HeldRequest]] = {}  # by client; the first one has the next turn
+        self._count = 0
         self._bytes = 0
         self.left = False  # some did not fit: they come with the next connection
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._count
 
     def put(self, one: HeldRequest) -> bool:
         """Keep ``one``; False when there is no room for it."""
-        size = len(one.message.payload)
-        if len(self._waiting) >= MAX_COUNT or self._bytes + size > MAX_BYTES:
+        if self._count >= MAX_COUNT or self._bytes + one.size > MAX_BYTES:
             self.left = True
             return False
-        self._waiting.append(one)
-        self._bytes += size
+        self._waiting.setdefault(one.client, deque()).append(one)
+        self._count += 1
+        self._bytes += one.size
         return True
 
     def take(self) -> HeldRequest | None:
-        """The oldest whose connection lives; None when there is none."""
+        """The next of the client whose turn it is, on a connection that lives; None when there is none."""
         while self._waiting:
-            one = self._waiting.popleft()
-            self._bytes -= len(one.message.payload)
+            client = next(iter(self._waiting))
+            one = self._waiting[client][0]
+            self.remove(one)
+            if rest := self._waiting.pop(client, None):
+                self._waiting[client] = rest
             if one.receipt.connection.alive:
                 return one
         return None
 
     def of(self, client: str) -> list[HeldRequest]:
         """Those of one client, oldest first."""
-        return [one for one in self._waiting if getattr(one.place, "client", "ask") == client]
+        return list(self._waiting.get(client, ()))
 
     def remove(self, one: HeldRequest) -> None:
-        self._waiting.remove(one)
-        self._bytes -= len(one.message.payload)
+        waiting = self._waiting[one.client]
+        waiting.remove(one)
+        if not waiting:
+            del self._waiting[one.client]
+        self._count -= 1
+        self._bytes -= one.size
 
     def clear(self) -> None:
         self._waiting.clear()
-        self._bytes = 0
+        self._count = self._bytes = 0

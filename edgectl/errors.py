@@ -117,7 +117,7 @@ EXIT_CODES: dict[str, int] = {
     "nothing_fits": 3, "no_space": 3, "storage": 3,
     "device_unsupported": 4, "no_box": 4,
     "unreachable": 5,
-    "unhealthy": 6, "engine_lost": 6, "model": 6, "port_in_use": 6, "command": 6,
+    "unhealthy": 6, "engine_lost": 6, "model": 6, "port_in_use": 6, "no_address": 6, "command": 6,
     "rolled_back": 7,
     "rollback_failed": 8,
     "integrity": 9,

@@ -20,17 +20,19 @@ from edged.host.paths import default_paths, state_folder
 if TYPE_CHECKING:
     from edged.api.config import Config
 
+EXIT_PASSING = 1  # a port that is taken, an address that is not there yet: the unit tries again
 EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: the unit does not restart on it
 
 log = logging.getLogger("edged")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run ``edged`` and exit: 0 stopped as told · 1 bug · 78 configuration."""
+    """Run ``edged`` and exit: 0 stopped as told · 1 defect, or nowhere to listen now · 78 configuration."""
     parser = argparse.ArgumentParser(
         prog="edged",
         description="Serve a language model over MQTT and HTTP inside hard memory limits.",
-        epilog="Exit status: 0 stopped, 1 defect, 2 usage, 78 configuration. Example: edged --config x.toml",
+        epilog="Exit status: 0 stopped, 1 defect or nowhere to listen now, 2 usage, 78 configuration."
+        " Example: edged --config x.toml",
     )
     paths = default_paths()
     about = f"configuration file (default {paths.config})"
@@ -84,7 +86,7 @@ def _refuse(error: EdgeError) -> int:
     print(f"edged: {error.message}", file=sys.stderr)
     if error.hint:
         print(f"  → {error.hint}", file=sys.stderr)
-    return EXIT_CONFIG
+    return EXIT_CONFIG if isinstance(error, ConfigInvalid) else EXIT_PASSING
 
 
 if __name__ == "__main__":

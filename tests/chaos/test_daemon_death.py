@@ -14,6 +14,7 @@ import pytest
 from tests.integration.broker import MOSQUITTO, Broker
 from tests.integration.test_thin_line import Client
 from tests.kit.daemon import Daemon, alive, running_daemon, wait_until
+from tests.kit.keys import put_keys
 from tests.kit.service import fake_model, fake_tree, long_text
 
 needs_mosquitto = [
@@ -197,12 +198,23 @@ def test_a_broken_configuration_exits_78_and_says_what_is_wrong(tmp_path, text, 
     assert "Traceback" not in daemon.log
 
 
-def test_a_port_in_use_exits_78_and_names_the_key(tmp_path):
+def test_a_port_in_use_exits_1_so_that_the_unit_tries_again_and_names_the_key(tmp_path):
     tree = fake_tree(fake_model(tmp_path))
     with running_daemon(tree, tmp_path) as first:
         (tmp_path / "second").mkdir()
         second = Daemon({**tree, "http": {"port": first.port}}, tmp_path / "second").start(ready=False)
-        assert second.wait() == 78
+        assert second.wait() == 1
         assert "http.port" in second.log
         assert str(first.port) in second.log
+        assert "Traceback" not in second.log
         assert urllib.request.urlopen(f"{first.url}/healthz", timeout=5).status == 200
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_that_is_not_there_yet_exits_1_so_that_the_unit_tries_again(tmp_path, host):
+    keys = put_keys(tmp_path / "keys.toml")
+    tree = fake_tree(fake_model(tmp_path), http={"host": host, "keys_file": str(keys)})
+    daemon = Daemon(tree, tmp_path).start(ready=False)
+    assert daemon.wait() == 1
+    assert "http.host" in daemon.log
+    assert "Traceback" not in daemon.log

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from edged.api.config import Http
-from edged.api.errors import REQUEST_ERRORS, ConfigInvalid, EngineLost, PortInUse
+from edged.api.errors import REQUEST_ERRORS, AddressMissing, EngineLost, PortInUse
 from edged.transports.http.errors import STATUS
 from edged.transports.http.server import HttpTransport
 from tests.kit.http_serving import ScriptedService, breaks_after, chat, close, refuses, says, serving
@@ -303,10 +303,10 @@ def test_a_taken_port_is_named_with_its_key_and_the_first_server_is_unharmed():
     asyncio.run(scenario())
 
 
-def test_an_address_of_another_computer_is_a_problem_of_the_configuration():
+def test_an_address_that_is_not_here_is_named_with_its_key():
     async def scenario():
         for host in ("192.0.2.1", "no-such-host.invalid"):
-            with pytest.raises(ConfigInvalid, match=r"http\.host"):
+            with pytest.raises(AddressMissing, match=r"http\.host"):
                 await HttpTransport(Http(host=host, port=0), ScriptedService()).start()
 
     asyncio.run(scenario())

@@ -63,7 +63,7 @@ def test_a_failed_event_gives_the_same_error_back(kind):
 
 def test_by_code_holds_exactly_the_request_errors():
     assert set(BY_CODE.values()) == set(REQUEST_ERRORS)
-    box = {"config", "port_in_use", "model"}
+    box = {"config", "port_in_use", "no_address", "model"}
     assert {kind.code for kind in DAEMON} - set(BY_CODE) == box
 
 

@@ -83,6 +83,13 @@ def test_a_box_that_nobody_visits_is_never_given_up():
     assert unit["RestartPreventExitStatus"] == ["78"]
 
 
+def test_the_network_is_waited_for_where_there_is_somebody_to_bring_it():
+    unit = settings(unit_text(facts()))
+    assert unit["Wants"] == ["network-online.target"]  # After= alone does not start what brings it
+    assert "network-online.target" in unit["After"][0].split()
+    assert not {"Wants", "After"} & set(settings(unit_text(facts(user=True))))  # a user's manager has none
+
+
 def test_only_a_systemd_that_knows_back_off_is_asked_for_it():
     assert settings(unit_text(facts()))["RestartSec"] == ["15"]
     newer = settings(unit_text(facts(systemd_version=254)))

@@ -133,6 +133,12 @@ class PortInUse(EdgeError):
     code = "port_in_use"
 
 
+class AddressMissing(EdgeError):
+    """The computer does not have an address to listen on, or not yet."""
+
+    code = "no_address"
+
+
 class ModelUnusable(EdgeError):
     """The model file is missing, damaged or of a kind the engine cannot load."""
 

@@ -8,7 +8,7 @@ import ipaddress
 import socket
 from typing import TYPE_CHECKING
 
-from edged.api.errors import ConfigInvalid, EdgeError, PortInUse
+from edged.api.errors import AddressMissing, ConfigInvalid, EdgeError, PortInUse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,8 @@ UNAVAILABLE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 async def listen(host: str, port: int) -> list[socket.socket]:
     """Listening sockets on every address of ``host``, all with one port (0: a free one).
 
-    Raises PortInUse, or ConfigInvalid when ``host`` is no address of this computer or the port is forbidden.
+    Raises PortInUse, AddressMissing when ``host`` is no address of this computer (yet), or ConfigInvalid
+    when the port is forbidden.
     """
     sockets: list[socket.socket] = []
     failure: OSError | None = None
@@ -65,7 +66,7 @@ async def _addresses(host: str) -> list[tuple[int, str]]:
             host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
-        raise _bad_host(host, error.strerror or str(error)) from None
+        raise _missing(host, error) from None
     inet = {socket.AF_INET, socket.AF_INET6}
     return list(dict.fromkeys((info[0], str(info[4][0])) for info in found if info[0] in inet))
 
@@ -104,9 +105,12 @@ def _explain(host: str, port: int, error: OSError) -> EdgeError:
     if error.errno in {errno.EACCES, errno.EPERM}:
         problem = f"http.port = {port}: the operating system does not allow it; use one from 1024 up"
         return ConfigInvalid("the configuration", (problem,))
-    return _bad_host(host, error.strerror or str(error))
+    return _missing(host, error)
 
 
-def _bad_host(host: str, reason: str) -> ConfigInvalid:
-    problem = f"http.host = {host!r}: is no address of this computer (at the moment): {reason}"
-    return ConfigInvalid("the configuration", (problem,))
+def _missing(host: str, error: OSError) -> AddressMissing:
+    reason = error.strerror or str(error)
+    return AddressMissing(
+        f"http.host = {host!r}: is no address of this computer (at the moment): {reason}",
+        hint="`ip address` lists those there are; the service tries again until it comes",
+    )

@@ -40,7 +40,7 @@ class HttpTransport:
         self._ring: KeyRing | None = None
 
     async def start(self) -> None:
-        """Bind, then serve. Raises PortInUse or ConfigInvalid, and then nothing is left open."""
+        """Bind, then serve. Raises PortInUse, AddressMissing or ConfigInvalid; then nothing is open."""
         self._ring = KeyRing(Path(self._config.keys_file)) if self._config.keys_file else None
         sockets = await listen(self._config.host, self._config.port)
         if self._ring is None:

@@ -81,7 +81,7 @@ def _too_large(ref: Ref, smallest: Candidate, config: Config | None) -> NothingF
         engine_mib = -(-smallest.settings.worker_bytes // MIB)
         why = f"its engine takes {engine_mib} MiB at least, memory.budget_mib is {config.memory.budget_mib}"
         if config.memory.cgroup_max_mib:
-            file_mib = -(-smallest.download_bytes // MIB)
+            file_mib = -(-smallest.download_bytes // MIB) if smallest.settings.mmap else 0
             why += (
                 f"; with the file {engine_mib + file_mib}, cgroup_max_mib is {config.memory.cgroup_max_mib}"
             )

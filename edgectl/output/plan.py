@@ -155,15 +155,19 @@ def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
     out.print(f"[bold]Choice: {escape(choice.name)}, {choice.quant}.[/] {escape(choice.reason)}")
     thinking = "thinking on" if choice.thinking else "thinking off"
     requests = "1 request" if choice.slots == 1 else f"{choice.slots} requests"
-    weights = "model file" if choice.mmap else "model file, not mapped"
-    shares = {"repacked weights": memory.repacked_bytes, "prompts kept": memory.cache_bytes}
+    weights = f"{mib(memory.weights_bytes)} model file, " if choice.mmap else ""
+    shares = {
+        "weights": memory.loaded_bytes,
+        "repacked weights": memory.repacked_bytes,
+        "prompts kept": memory.cache_bytes,
+    }
     parts = ", ".join(f"{mib(size)} for {what}" for what, size in shares.items() if size)
     worker = f"{mib(memory.anon_bytes)} worker" + (f" ({parts})" if parts else "")
     lines = {
         "serves": f"{requests} at once, {choice.context_tokens:,} tokens of context each, {thinking}",
         "speed": f"{_figure(speed.decode_tps)} tokens/s, prompts at {_figure(speed.prefill_tps)} "
         f"({speed_source(speed.kind, speed.source)})",
-        "memory": f"{mib(memory.weights_bytes)} {weights}, {worker}, {mib(memory.supervisor_bytes)} daemon",
+        "memory": f"{weights}{worker}, {mib(memory.supervisor_bytes)} daemon",
         "limits": f"{mib(choice.worker_budget_bytes)} worker, {mib(choice.unit_memory_max_bytes)} service",
         "engine": f"{_threads(choice.threads)}, KV cache {choice.kv_type}, steps of {choice.ubatch} tokens",
     }

@@ -100,7 +100,7 @@ def _memory(candidate: Candidate, entry: ModelEntry, file: ModelFile) -> tuple[T
         Term(name=f"weights: {name}", amount=size, note=f"{kinds}, {where}")
         for name, (size, kinds) in groups.items()
     ]
-    rest = memory.weights_bytes - sum(term.amount for term in terms)
+    rest = memory.weights_bytes + memory.loaded_bytes - sum(term.amount for term in terms)
     if rest > 0:
         terms.append(Term(name="weights: the rest", amount=rest, note=f"norms and the like, {where}"))
     notes = {
@@ -114,7 +114,8 @@ def _memory(candidate: Candidate, entry: ModelEntry, file: ModelFile) -> tuple[T
     for field in memory.__struct_fields__:
         name = field.removesuffix("_bytes")
         amount = getattr(memory, field)
-        if field.endswith("_bytes") and name != "weights" and isinstance(amount, int) and amount > 0:
+        told = name in {"weights", "loaded"}
+        if field.endswith("_bytes") and not told and isinstance(amount, int) and amount > 0:
             label = _LABELS.get(name, name.replace("_", " "))
             terms.append(Term(name=label, amount=amount, note=notes.get(name, "")))
     if settings.projector_bytes:

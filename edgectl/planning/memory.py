@@ -65,12 +65,14 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     """Resident bytes at full context on every slot.
 
     ``weights_bytes`` and ``library_bytes`` are pages of files, which the kernel may drop and read again;
-    everything else is anonymous memory, which it may not. ``repacked_bytes`` are weights that the engine
-    holds a second time, in the order its kernels like; ``cache_bytes`` are for evaluated prompts that are
-    kept. ``supervisor_bytes`` belongs to the daemon's process.
+    everything else is anonymous memory, which it may not. ``loaded_bytes`` are the weights of a file that is
+    read instead of mapped; ``repacked_bytes`` weights that the engine holds a second time, in the order its
+    kernels like; ``cache_bytes`` are for evaluated prompts that are kept. ``supervisor_bytes`` belongs to the
+    daemon's process.
     """
 
     weights_bytes: int
+    loaded_bytes: int = 0
     repacked_bytes: int = 0
     kv_bytes: int
     state_bytes: int
@@ -85,7 +87,8 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     def anon_bytes(self) -> int:
         """Anonymous memory of the worker."""
         working = self.kv_bytes + self.state_bytes + self.compute_bytes + self.cache_bytes
-        return self.repacked_bytes + working + self.tokenizer_bytes + self.base_bytes
+        weights = self.loaded_bytes + self.repacked_bytes
+        return weights + working + self.tokenizer_bytes + self.base_bytes
 
     @property
     def worker_bytes(self) -> int:
@@ -182,15 +185,18 @@ def estimate_memory(
     ubatch_tokens: int,
     kv_type: KvType = "f16",
     repacked_bytes: int = 0,
+    mmap: bool = True,
 ) -> MemoryEstimate:
     """Memory of a model with ``slots`` sequences of ``context_tokens`` each, all of them full.
 
-    ``weights_bytes`` is what stays mapped: the tensors; see :func:`mapped_bytes` for a file not at hand.
+    ``weights_bytes`` is what stays mapped, or is read without ``mmap``: the tensors; see
+    :func:`mapped_bytes` for a file not at hand.
     ``repacked_bytes`` see :func:`edgectl.planning.repack.repacked_bytes`; 0 when repacking is off.
     """
     cells = cells_per_sequence(context_tokens, slots)
     return MemoryEstimate(
-        weights_bytes=weights_bytes,
+        weights_bytes=weights_bytes if mmap else 0,
+        loaded_bytes=0 if mmap else weights_bytes,
         repacked_bytes=repacked_bytes,
         kv_bytes=kv_cache_bytes(
             geometry,
@@ -209,9 +215,10 @@ def worker_budget_bytes(estimate: MemoryEstimate) -> int:
     """The limit on the worker's anonymous memory, in whole MiB.
 
     A tenth more for the allocator's fragmentation over weeks, and 32 MiB for prompts, templates and
-    sampler state, which depend on clients and not on the model.
+    sampler state, which depend on clients and not on the model. Weights that are read are one piece.
     """
-    return _whole_mib(estimate.anon_bytes * 110 // 100 + 32 * MIB)
+    working = estimate.anon_bytes - estimate.loaded_bytes
+    return _whole_mib(working * 110 // 100 + estimate.loaded_bytes + 32 * MIB)
 
 
 def unit_memory_max_bytes(estimate: MemoryEstimate) -> int:

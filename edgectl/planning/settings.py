@@ -63,13 +63,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     worker_bytes: int
 
 
-def rungs(wishes: Wishes) -> tuple[tuple[int, int], ...]:
-    """(context, slots) that the wishes leave, the fullest first; only one when both are given."""
-    contexts = (
-        (USUAL_CONTEXT_TOKENS, LESS_CONTEXT_TOKENS)
-        if wishes.context_tokens is None
-        else (wishes.context_tokens,)
-    )
+def rungs(wishes: Wishes, longest_tokens: int) -> tuple[tuple[int, int], ...]:
+    """(context, slots) that the wishes leave, the fullest first; only one when both are given.
+
+    A context that nobody asked for is no longer than ``longest_tokens``, for which the model was trained.
+    """
+    unasked = (min(tokens, longest_tokens) for tokens in (USUAL_CONTEXT_TOKENS, LESS_CONTEXT_TOKENS))
+    contexts = tuple(dict.fromkeys(unasked)) if wishes.context_tokens is None else (wishes.context_tokens,)
     slots = (USUAL_SLOTS, 1) if wishes.slots is None else (wishes.slots,)
     return (
         *((contexts[0], count) for count in slots),
@@ -97,6 +97,7 @@ class _Case(Struct, frozen=True, kw_only=True):
             slots=slots,
             ubatch_tokens=ubatch,
             kv_type=kv_type,
+            mmap=self.mmap,
         )
         projector = _projector_bytes(self.entry) if self.wishes.vision else 0
         needed_bytes = unit_memory_max_bytes(memory) + projector
@@ -112,7 +113,7 @@ class _Case(Struct, frozen=True, kw_only=True):
             projector_bytes=projector,
             needed_bytes=needed_bytes,
             limit_bytes=needed_bytes,
-            worker_bytes=worker_budget_bytes(memory) + projector + (0 if self.mmap else self.file.bytes),
+            worker_bytes=worker_budget_bytes(memory) + projector,
         )
 
     def quick_ubatches(self) -> tuple[int, ...]:
@@ -122,7 +123,7 @@ class _Case(Struct, frozen=True, kw_only=True):
 
     def fullest(self) -> Settings | None:
         """The first that fits, from the fullest down; None when none does."""
-        for rung, (context, slots) in enumerate(rungs(self.wishes)):
+        for rung, (context, slots) in enumerate(rungs(self.wishes, self.entry.context_max_tokens)):
             for kv_type, ubatch in product(KV_TYPES, self.quick_ubatches()):
                 found = self.settings(rung, context, slots, kv_type, ubatch)
                 if found.needed_bytes <= self.memory_bytes:
@@ -131,8 +132,8 @@ class _Case(Struct, frozen=True, kw_only=True):
 
     def smallest(self) -> Settings:
         """The least that it takes, whether or not that fits."""
-        last = len(rungs(self.wishes)) - 1
-        context, slots = rungs(self.wishes)[last]
+        *fuller, (context, slots) = rungs(self.wishes, self.entry.context_max_tokens)
+        last = len(fuller)
         tried = [self.settings(last, context, slots, kv_type, UBATCHES[-1]) for kv_type in KV_TYPES]
         return min(tried, key=lambda one: one.needed_bytes)
 

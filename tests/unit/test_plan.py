@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,12 +11,14 @@ from msgspec.structs import replace
 
 from edgectl.device import Neighbours, Program, Swap
 from edgectl.errors import NotFound, NothingFits, Usage
+from edgectl.install.desired import Chosen, with_plan
 from edgectl.planning.candidate import TWO_BITS
 from edgectl.planning.catalog import Catalog, load_catalog
 from edgectl.planning.memory import MIB
 from edgectl.planning.plan import Wishes, plan, require_choice
 from edgectl.planning.reserve import reserve_parts
 from edgectl.probe import find_profile, load_profiles, planned_device
+from edged.api.config import Config
 
 GIB = 1 << 30
 CATALOG = load_catalog()
@@ -200,6 +204,35 @@ def test_a_model_on_a_network_drive_is_read_into_memory():
     choice = require_choice(plan(device, find_profile("pi5-8gb", PROFILES), CATALOG))
     assert (choice.mmap, choice.repack) == (False, "off")
     assert choice.worker_budget_bytes > choice.memory.weights_bytes + choice.memory.anon_bytes
+
+
+def test_weights_that_are_read_count_once_in_every_limit():
+    mapped_device = planned_device("pi5-8gb", PROFILES)
+    storage = replace(mapped_device.storage, kind="network")
+    wishes = Wishes(model="qwen3.5-2b:Q4_K_M", reserve_mib=0)
+    profile = find_profile("pi5-8gb", PROFILES)
+    read = require_choice(plan(replace(mapped_device, storage=storage), profile, CATALOG, wishes))
+    limits = with_plan(Config(), Chosen(plan=read, model_path=Path("/m.gguf"), sha256=""))
+    weights = read.memory.loaded_bytes
+    assert read.memory.weights_bytes == 0
+    assert 0 < read.file.bytes - weights < 16 * MIB
+    assert weights < limits.plan.worker_mib * MIB < limits.memory.budget_mib * MIB < 1.5 * weights
+    assert limits.memory.cgroup_max_mib * MIB < read.unit_memory_max_bytes
+    mapped = replace(mapped_device, memory=replace(mapped_device.memory, available_bytes=2400 * MIB))
+    alike = require_choice(plan(mapped, profile, CATALOG, wishes))  # no room for a second copy either
+    assert alike.memory.worker_bytes - alike.memory.cache_bytes == (
+        read.memory.worker_bytes - read.memory.cache_bytes
+    )
+
+
+@pytest.mark.parametrize("trained_tokens", [512, 2048, 3000])
+def test_a_context_nobody_asked_for_is_no_longer_than_the_model_was_trained_for(trained_tokens):
+    entry = replace(CATALOG.model("qwen3.5-2b"), context_max_tokens=trained_tokens)
+    device, profile = planned_device("pi5-8gb", PROFILES), find_profile("pi5-8gb", PROFILES)
+    choice = require_choice(plan(device, profile, Catalog((entry,)), Wishes(model="qwen3.5-2b:Q4_K_M")))
+    assert (choice.context_tokens, choice.slots) == (trained_tokens, 2)
+    asked = plan(device, profile, Catalog((entry,)), Wishes(context_tokens=4096, model="qwen3.5-2b:Q4_K_M"))
+    assert [miss.kind for miss in asked.candidates[0].misses] == ["context"]
 
 
 def test_images_need_room_for_the_projector_and_a_model_that_has_one():

@@ -44,15 +44,17 @@ def load(kind: str, folder, options: EngineOptions = OPTIONS):
     make = {
         "llama": lambda _folder: smollm2(),
         "hybrid": random_model,
+        "window": lambda folder: random_model(folder, "gemma3"),
         "embedder": random_embedder,
         "encoder": random_bert,
     }
     return load_llama(str(make[kind](folder)), options, lambda: None)
 
 
-# The hybrid has recurrent memory and random weights, so that its answers mean nothing and never end.
+# The hybrid has recurrent memory, the other layers that look back a window; both have random weights, so that
+# their answers mean nothing and never end.
 SPEAKING = ["fake", pytest.param("llama", marks=pytest.mark.model)]
-ALL = [*SPEAKING, pytest.param("hybrid", marks=pytest.mark.model)]
+ALL = [*SPEAKING, *(pytest.param(kind, marks=pytest.mark.model) for kind in ("hybrid", "window"))]
 speaking = pytest.mark.parametrize("backend", SPEAKING, indirect=True)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from mmap import mmap
 
 import pytest
+from msgspec import structs
 
 from edged.api.requests import Sampling
 from edged.ipc.messages import EngineOptions
 from edged.worker.backends.base import Run, StateError
 from edged.worker.backends.fake import load_fake
-from tests.kit.model import smollm2
-from tests.kit.random_model import random_model
+from tests.kit.model import gemma3, smollm2
+from tests.kit.random_model import WINDOW_TOKENS, random_model
 
 SLOTS, UBATCH, CONTEXT = 3, 32, 256
 OPTIONS = EngineOptions(context=CONTEXT, slots=SLOTS, ubatch=UBATCH, threads=1, repack=False)
@@ -22,25 +23,37 @@ COMPARED = 256
 TEXT = "The pump runs warm since noon; oil pressure has been falling slowly, and nobody looked at the valve. "
 
 
+MODELS = {
+    "smollm2": lambda _folder: smollm2(),
+    "llama": lambda folder: random_model(folder, "llama"),
+    "hybrid": random_model,
+    "window": lambda folder: random_model(folder, "gemma3"),
+    "gemma3": lambda _folder: gemma3(),
+}
+KINDS = ("smollm2", "llama q8_0", "hybrid", "hybrid q8_0", "window", "window q8_0", "gemma3")
+
+
 @pytest.fixture(
     scope="module",
     params=[
         "fake",
         "recurrent fake",
-        *(pytest.param(kind, marks=pytest.mark.model) for kind in ("llama", "hybrid")),
+        *(pytest.param(kind, marks=pytest.mark.model) for kind in KINDS),
     ],
 )
 def backend(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    kind, _, kv_type = request.param.partition(" ")
     if request.param.endswith("fake"):
-        script = tmp_path_factory.mktemp("model") / "echo.fake"
+        script = folder / "echo.fake"
         recurrent = str(request.param != "fake").lower()
         script.write_text(f'recurrent = {recurrent}\nanswer = "{TEXT * 3}"\n')
         loaded = load_fake(str(script), OPTIONS, lambda: None)
     else:
         from edged.worker.backends.llama import load_llama
 
-        path = smollm2() if request.param == "llama" else random_model(tmp_path_factory.mktemp("model"))
-        loaded = load_llama(str(path), OPTIONS, lambda: None)
+        options = structs.replace(OPTIONS, kv_type=kv_type or "f16")
+        loaded = load_llama(str(MODELS[kind](folder)), options, lambda: None)
     yield loaded
     loaded.close()
 
@@ -58,6 +71,10 @@ def prompt(backend):
     sampler = backend.sampler(GREEDY, tokens[:1])  # the fake's next token depends on what it has read
     yield tokens
     sampler.close()
+
+
+def is_recurrent(request) -> bool:
+    return request.node.callspec.params["backend"].startswith(("recurrent", "hybrid"))
 
 
 def evaluate(backend, seq: int, tokens: list[int], start: int = 0) -> int:
@@ -165,8 +182,8 @@ def test_what_is_no_state_is_refused_and_leaves_an_empty_sequence(backend, promp
     assert near(logits(backend, evaluate(backend, 0, prompt[50:], 50)), fresh)
 
 
-def test_cutting_a_sequence_back_is_as_if_the_rest_had_never_been_read(backend, prompt):
-    if not backend.can_truncate:
+def test_cutting_a_sequence_back_is_as_if_the_rest_had_never_been_read(request, backend, prompt):
+    if is_recurrent(request):
         evaluate(backend, 0, prompt)
         assert not backend.truncate(0, 50)
         backend.forget(0)
@@ -176,6 +193,18 @@ def test_cutting_a_sequence_back_is_as_if_the_rest_had_never_been_read(backend, 
     evaluate(backend, 1, prompt[:80])
     assert backend.truncate(1, 50)
     assert near(logits(backend, evaluate(backend, 1, prompt[90:], 50)), expected)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("backend", ["window", "window q8_0"], indirect=True)
+def test_what_a_window_has_forgotten_is_not_cut_back_to_and_the_sequence_goes_on(backend, prompt):
+    expected = logits(backend, evaluate(backend, 0, [*prompt, *prompt[:50]]))
+    backend.forget(0)
+    evaluate(backend, 0, prompt)
+    backend.restore(1, backend.save(0), len(prompt))  # a saved window is no longer than a window
+    assert not backend.can_truncate
+    assert not backend.truncate(1, len(prompt) - WINDOW_TOKENS)
+    assert near(logits(backend, evaluate(backend, 1, prompt[:50], len(prompt))), expected)
 
 
 def test_cutting_back_to_more_than_there_is_changes_nothing(backend, prompt):

@@ -33,6 +33,8 @@ LOGIT_SCALE = 4.0
 # texts that soon repeat themselves.
 LAYER_SCALE = 0.7
 Q8_BLOCK = 32
+# Of gemma3: five layers look back so many tokens, the sixth at all of them.
+WINDOW_TOKENS, WINDOW_LAYERS = 64, 6
 
 
 # As Qwen3.5's goes on: a thought, if only an empty one, before the answer, and none in what lies back.
@@ -52,12 +54,16 @@ THINKING_TEMPLATE = (
 def random_model(
     folder: Path, arch: str = "qwen35", *, quant: str = "Q8_0", seed: int = 1, template: str = ""
 ) -> Path:
-    """A chat model of ``arch`` (qwen35 is hybrid: three recurrent layers, one with a KV cache).
+    """A chat model of ``arch``.
+
+    qwen35 is hybrid: three recurrent layers, one with a KV cache. gemma3 has sliding windows, which are short.
 
     512 tokens, no end of turn ever wins: greedy answers are as long as they may be and do not settle into a
     loop. The same ``seed`` gives the same file. ``template`` replaces the plain chat template.
     """
     keys: dict[str, Value] = {"tokenizer.chat_template": template} if template else {}
+    if arch == "gemma3":
+        keys["gemma3.attention.sliding_window"] = WINDOW_TOKENS
     name = f"random-{arch}-{quant}-{seed}{'-template' if template else ''}.gguf"
     return _write(folder / name, arch, quant, seed, keys)
 
@@ -72,7 +78,8 @@ def random_embedder(folder: Path, pooling: str = "last", *, causal: bool = True,
 
 
 def _write(path: Path, arch: str, quant: str, seed: int, keys: dict[str, Value]) -> Path:
-    network = msgspec.structs.replace(tiny_network(arch), tied_embeddings=False)
+    network = tiny_network(arch, layers=WINDOW_LAYERS if arch == "gemma3" else 4)
+    network = msgspec.structs.replace(network, tied_embeddings=False)
     plan = plan_replica(arch, network, quant, context_tokens=4096)
     metadata = {**plan.metadata, "general.name": f"random {arch}", **keys}
     plan = msgspec.structs.replace(plan, metadata=metadata)

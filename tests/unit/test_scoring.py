@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.requests import Message, Sampling, ScoringRule
+from edged.api.requests import MAX_CHOICE_CHARS, MAX_CHOICES, Message, Sampling, ScoringRule
 from edged.ipc.messages import Start
-from edged.worker.choices import ChoiceTree, at_a_word, softmax
+from edged.worker.choices import MOST_BLANKS, MOST_TOKENS, ChoiceTree, at_a_word, softmax
+from tests.kit.fake_stage import Stage
 
 SEQUENCES = st.lists(
     st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=2, max_size=12, unique=True
 )
+REST = {"max_tokens": 20, "sampling": Sampling()}
 RULES = st.sampled_from(get_args(ScoringRule))
 
 
@@ -147,9 +150,66 @@ def test_shares_are_in_proportion_and_sum_to_one_however_small():
 
 
 def test_the_blank_at_the_end_of_a_raw_prompt_goes_to_the_choices():
-    rest = {"key": 1, "op": "classify", "max_tokens": 1, "sampling": Sampling()}
+    rest = {"key": 1, "op": "classify", **REST}
     moved = at_a_word(Start(prompt="It is \n", choices=("hot", "cold"), **rest))
     assert moved.prompt == "It is"
     assert moved.choices == (" \nhot", " \ncold")
+    far = at_a_word(Start(prompt="It is" + " " * 1000, choices=("hot", "cold"), **rest))
+    assert far.prompt + far.choices[0] == "It is" + " " * 1000 + "hot"
+    assert len(far.choices[0]) == MOST_BLANKS + len("hot")
     chat = Start(messages=(Message(role="user", content="x "),), **rest)
     assert at_a_word(chat) is chat
+
+
+def tree_bytes(length: int) -> int:
+    """What building and asking a tree of one long and one short choice takes, at most."""
+    tracemalloc.start()
+    tree = ChoiceTree([tuple(range(length)), (1, 2)], "sum")
+    assert tree.depth == length - 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_a_tree_takes_memory_in_proportion_to_its_tokens():
+    assert tree_bytes(4000) < 4 * tree_bytes(2000)
+
+
+def test_choices_that_would_be_read_for_minutes_are_refused_before_anything_is_made_of_them():
+    box = Stage(context=4096)
+    choices = tuple(f"{n:02}" + "ä" * (MAX_CHOICE_CHARS - 2) for n in range(MAX_CHOICES))
+    box.inbox.put(Start(key=1, op="classify", prompt="x", choices=choices, scoring="sum", **REST))
+    box.turn()
+    end = box.end(1)
+    assert end.code == "bad_request"
+    assert str(MOST_TOKENS) in end.message
+    assert box.steps == 0
+
+
+def test_choices_that_are_all_as_good_as_impossible_have_shares_all_the_same():
+    tree = ChoiceTree([(1,), (2,)], "constrained")
+    tree.learn((), [-2000.0, -2000.0 - math.log(3)])
+    assert [score.probability for score in tree.scores(["a", "b"])] == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize("slots", [2, 3, 5])
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("rule", get_args(ScoringRule))
+def test_any_sequence_may_take_any_branch(rule, recurrent, slots):
+    """One that has gone far must not leave what follows it to one that has no copy of it."""
+    choices = ("open left", "open right", "close left", "close right now", "close right later")
+    box = Stage(slots=slots, answer="close right now", recurrent=recurrent)
+    box.inbox.put(Start(key=1, op="classify", prompt="It is", choices=choices, scoring=rule, **REST))
+    box.play()
+    assert box.end(1).finish == "stop"
+    assert box.text(1) == "close right now"
+
+
+@pytest.mark.parametrize("fields", [{"op": "generate"}, {"op": "generate", "choices": ("a", "b")}])
+def test_a_raw_prompt_that_is_not_classified_keeps_the_blanks_at_its_end(fields):
+    box = Stage(answer="a")
+    prompt = "def f():\n    "
+    box.inbox.put(Start(key=1, prompt=prompt, **fields, **REST))
+    box.play()
+    assert box.text(1) == "a"
+    assert box.end(1).usage.prompt_tokens == len(prompt)

@@ -27,7 +27,7 @@ from msgspec import structs
 from edged.api.events import Score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from edged.api.requests import ScoringRule
     from edged.ipc.messages import Start
@@ -37,6 +37,8 @@ Path: TypeAlias = tuple[int, ...]  # tokens after the prompt
 
 # What is left of a choice when all its answers seem to go on as longer ones: the rounding of a float32 sum.
 LEAST_SHARE = 1e-6
+MOST_TOKENS = 8192  # of all choices together: each may cost a step, and they are for labels
+MOST_BLANKS = 16  # moved from a prompt to every choice; no tokenizer joins so many with a word
 
 
 class ChoiceError(Exception):
@@ -44,56 +46,60 @@ class ChoiceError(Exception):
 
 
 class ChoiceTree:
-    """``sequences`` are the tokens of each choice; the prompt is the empty path."""
+    """``sequences`` are the tokens of each choice; the prompt is the empty path.
+
+    ``depth``: tokens of the longest path that must be evaluated. ``width``: how many sequences can be at work
+    on it side by side; 0: the prompt alone is to be evaluated.
+    """
 
     def __init__(self, sequences: Iterable[Sequence[int]], rule: ScoringRule) -> None:
         self.sequences = [tuple(tokens) for tokens in sequences]
         self.rule = rule
-        # A beginning → the log-probabilities of what may follow it.
-        self._next: dict[Path, dict[int, float]] = {}
+        self._root = _Node(0)
+        nodes = [self._root]
         for sequence in self.sequences:
-            for length, token in enumerate(sequence):
-                self._next.setdefault(sequence[:length], {})[token] = math.nan
-        self._ends = frozenset(self.sequences)
-        self._read = {path[:n] for path in self._next if self.asks(path) for n in range(1, len(path) + 1)}
+            node = self._root
+            for token in sequence:
+                if token not in node.following:
+                    node.following[token] = _Node(node.depth + 1)
+                    nodes.append(node.following[token])
+                node = node.following[token]
+            node.ends = True
+        for node in reversed(nodes):  # what follows a node comes behind it
+            node.read = self._asks(node) or bool(node.inner)
+        read = [node for node in nodes if node.read and node.depth]
+        self.depth = max((node.depth for node in read), default=0)
+        self.width = sum(not node.inner for node in read)
 
     @property
     def every(self) -> bool:
         """Each token that is evaluated is also asked what may follow it."""
         return self.rule != "constrained"
 
-    @property
-    def depth(self) -> int:
-        """Tokens of the longest path that must be evaluated."""
-        return max(map(len, self._read), default=0)
-
-    @property
-    def width(self) -> int:
-        """How many sequences can be at work on it side by side; 0: the prompt alone is to be evaluated."""
-        return sum(1 for path in self._read if not self._inner(path))
-
     def asks(self, path: Path) -> bool:
         """Whether the logits after ``path`` are wanted."""
-        return self.every or len(self._next[path]) > 1 or path in self._ends
+        return self._asks(self._at(path))
 
     def following(self, path: Path) -> list[int]:
         """The tokens whose log-probabilities after ``path`` are wanted."""
-        return list(self._next[path])
+        return list(self._at(path).following)
 
     def learn(self, path: Path, logprobs: Iterable[float]) -> None:
         """Take the log-probabilities of ``following(path)``, in its order."""
-        self._next[path] = dict(zip(self._next[path], logprobs, strict=True))
+        node = self._at(path)
+        node.logprobs = dict(zip(node.following, logprobs, strict=True))
 
     def branches(self, path: Path) -> Iterator[Path]:
         """What must be evaluated after ``path``: runs of tokens to where paths part, or logits are wanted.
 
         With ``every`` they are wanted on the way, too.
         """
-        for token in self._inner(path):
-            run: Path = (token,)
-            while len(more := self._inner(path + run)) == 1 and (self.every or not self.asks(path + run)):
-                run += (more[0],)
-            yield run
+        for token, node in self._at(path).inner:
+            run, end = [token], node
+            while len(end.inner) == 1 and (self.every or not self._asks(end)):
+                ((more, end),) = end.inner
+                run.append(more)
+            yield tuple(run)
 
     def scores(self, choices: Sequence[str]) -> tuple[Score, ...]:
         """One for each of ``choices``, the texts of the sequences in their order, once all was learnt."""
@@ -110,48 +116,85 @@ class ChoiceTree:
 
     def likelihoods(self) -> list[float]:
         """The log-probability of each choice: of answers that begin with it, and not with a longer one."""
-        begun = {sequence: self._begun(sequence) for sequence in self.sequences}
         return [
-            logprob + math.log(max(LEAST_SHARE, 1 - self._longer(sequence, begun)))
-            for sequence, logprob in ((one, begun[one]) for one in self.sequences)
+            self._begun(sequence) + math.log(max(LEAST_SHARE, 1 - _longer(self._at(sequence))))
+            for sequence in self.sequences
         ]
+
+    def _at(self, path: Path) -> _Node:
+        node = self._root
+        for token in path:
+            node = node.following[token]
+        return node
+
+    def _asks(self, node: _Node) -> bool:
+        return bool(node.following) and (self.every or len(node.following) > 1 or node.ends)
 
     def _decided(self, sequence: Path) -> tuple[float, float, int]:
         """Of one choice: its probability, and the sum and number of the log-probabilities it is made of."""
         probability, logprob, tokens = 1.0, 0.0, 0
-        for length in range(len(sequence) + 1):
-            path = sequence[:length]
-            if path not in self._next or not self.asks(path):
-                continue
-            shares = {token: math.exp(value) for token, value in self._next[path].items()}
-            ending = max(LEAST_SHARE, 1 - math.fsum(shares.values())) if path in self._ends else 0.0
-            share = shares[sequence[length]] if length < len(sequence) else ending
-            probability *= share / (math.fsum(shares.values()) + ending)
-            logprob += math.log(share) if length == len(sequence) else self._next[path][sequence[length]]
-            tokens += 1
+        node = self._root
+        for token in (*sequence, None):
+            if self._asks(node):
+                logprobs: dict[int | None, float] = dict(node.logprobs.items())
+                if node.ends:
+                    going_on = math.fsum(map(math.exp, node.logprobs.values()))
+                    logprobs[None] = math.log(max(LEAST_SHARE, 1 - going_on))
+                shares = dict(zip(logprobs, softmax([*logprobs.values()]), strict=True))
+                probability *= shares[token]
+                logprob += logprobs[token]
+                tokens += 1
+            if token is not None:
+                node = node.following[token]
         return probability, logprob, tokens
 
     def _begun(self, sequence: Path) -> float:
         """The log-probability that an answer begins with ``sequence``."""
-        return math.fsum(self._next[sequence[:length]][token] for length, token in enumerate(sequence))
+        node, parts = self._root, []
+        for token in sequence:
+            parts.append(node.logprobs[token])
+            node = node.following[token]
+        return math.fsum(parts)
 
-    def _longer(self, sequence: Path, begun: Mapping[Path, float]) -> float:
-        """The share of the answers beginning with ``sequence`` that go on as another choice."""
-        if sequence not in self._next:
-            return 0.0
-        length = len(sequence)
-        longer = {other for other in begun if other[:length] == sequence != other}
-        nearest = [one for one in longer if not any(one[:n] in longer for n in range(len(one)))]
-        return math.fsum(math.exp(begun[one] - begun[sequence]) for one in nearest)
 
-    def _inner(self, path: Path) -> list[int]:
-        return [token for token in self._next[path] if (*path, token) in self._read]
+class _Node:
+    """A beginning of choices, ``depth`` tokens long."""
+
+    __slots__ = ("depth", "ends", "following", "logprobs", "read")
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.following: dict[int, _Node] = {}
+        self.logprobs: dict[int, float] = {}  # of what follows, once learnt
+        self.ends = False  # it is a choice
+        self.read = False  # it must be evaluated, unless it is the prompt
+
+    @property
+    def inner(self) -> list[tuple[int, _Node]]:
+        """What follows and must be evaluated."""
+        return [(token, node) for token, node in self.following.items() if node.read]
+
+
+def _longer(node: _Node) -> float:
+    """The share of the answers beginning as ``node`` that go on as another choice."""
+    shares, below = [], [(node, 0.0)]
+    while below:
+        node, begun = below.pop()
+        for token, one in node.following.items():
+            logprob = begun + node.logprobs[token]
+            if one.ends:
+                shares.append(math.exp(logprob))
+            else:
+                below.append((one, logprob))
+    return math.fsum(shares)
 
 
 def choice_tree(backend: Backend, order: Start) -> ChoiceTree:
     """The choices of ``order`` as what may follow its prompt. Raises ChoiceError."""
-    choices = at_a_word(order).choices
-    sequences = [backend.tokenize(choice, bos=False, control=False) for choice in choices]
+    sequences = [backend.tokenize(choice, bos=False, control=False) for choice in order.choices]
+    count = sum(map(len, sequences))
+    if count > MOST_TOKENS:
+        raise ChoiceError(f"choices: together they have {count} tokens; {MOST_TOKENS} are allowed")
     for choice, tokens in zip(order.choices, sequences, strict=True):
         if not tokens:
             raise ChoiceError(f"choices: {choice!r} has no tokens in this model's vocabulary")
@@ -161,14 +204,15 @@ def choice_tree(backend: Backend, order: Start) -> ChoiceTree:
 
 
 def at_a_word(order: Start) -> Start:
-    """A raw prompt's trailing blanks moved to the front of its choices.
+    """The blanks at the end of a raw prompt, or the last of them, moved to the front of its choices.
 
     Tokenizers join a blank with the word after it, so that is where the prompt of the model would end.
     """
-    prompt = order.prompt.rstrip()
-    if order.messages or not prompt or prompt == order.prompt:
+    words = order.prompt.rstrip()
+    if order.messages or not words or words == order.prompt:
         return order
-    blanks = order.prompt[len(prompt) :]
+    end = max(len(words), len(order.prompt) - MOST_BLANKS)
+    prompt, blanks = order.prompt[:end], order.prompt[end:]
     return structs.replace(order, prompt=prompt, choices=tuple(blanks + choice for choice in order.choices))
 
 

@@ -197,8 +197,9 @@ class DecodeLoop:
             self._reject(order.key, "bad_request", why)
             return
         try:
-            prompt = self._prompts.read(at_a_word(order))
-            tree = choice_tree(self._backend, order) if order.op == "classify" else None
+            asked = at_a_word(order) if order.op == "classify" else order
+            prompt = self._prompts.read(asked)
+            tree = choice_tree(self._backend, asked) if order.op == "classify" else None
         except (Refused, ChoiceError) as error:
             self._reject(order.key, "bad_request", str(error))
             return

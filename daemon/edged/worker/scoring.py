@@ -114,7 +114,10 @@ class Scoring:
     def _grow(self, lane: _Lane) -> None:
         """Add what is to be evaluated after the path of ``lane``."""
         branches = list(self._tree.branches(lane.path))
-        again = len(branches) > 1 and (len(self._lanes) > 1 or not self._backend.can_truncate)
+        if len(branches) == 1:  # no other lane could begin it without a copy
+            lane.rest = branches[0]
+            return
+        again = branches and (len(self._lanes) > 1 or not self._backend.can_truncate)
         state = self._backend.save(lane.seq) if again else None
         self._todo += [Branch(lane.path, tokens, state) for tokens in branches]
 

@@ -10,6 +10,7 @@ import click
 from msgspec import Struct, structs
 
 from edgectl.client.target import local_config_path
+from edgectl.commands.in_force import in_force
 from edgectl.errors import Usage
 from edgectl.install.unit import CREDENTIALS
 from edgectl.output.terminal import emit_json, json_option
@@ -17,8 +18,6 @@ from edged.api.config import Config
 from edged.api.config_docs import EXPLANATIONS
 from edged.api.errors import ConfigInvalid
 from edged.host.config import RULES, default_node, load, masked
-from edged.host.paths import state_folder
-from edged.host.switched import with_switched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +88,9 @@ def show(file: Path | None, *, as_json: bool) -> None:
     """
     path = file or local_config_path()
     configured = _load(path)
-    config = with_switched(configured, state_folder(configured)) if file is None else configured
+    config, unknown = in_force(configured, path) if file is None else (configured, "")
+    if unknown:
+        click.echo(f"Note: {unknown}", err=True)
     found = list(settings(config))
     switched = config.model.path if config.model != configured.model else None
     if as_json:

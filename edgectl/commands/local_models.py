@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgectl.commands.in_force import in_force
 from edgectl.errors import NotFound, Usage
 from edgectl.models.store import Store
+from edged.api.errors import ConfigInvalid
+from edged.host.config import load
 from edged.host.paths import default_paths
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgectl.models.naming import Wish
     from edgectl.models.refs import Ref
     from edgectl.planning.catalog import Catalog
@@ -80,9 +82,21 @@ def configured_model(config: Path | None = None) -> Path | None:
     return path.parent / name if isinstance(name, str) and name else None
 
 
-def is_used(store: Store, ref: Ref, configured: Path | None) -> bool:
-    """Whether the configuration loads the file of ``ref``."""
-    return configured is not None and configured.resolve() == store.path_of(ref).resolve()
+def switched_model(config: Path | None = None) -> Path | None:
+    """The file that a job has put in place of the configured one; None where none has, or nobody knows."""
+    path = config or default_paths().config
+    try:
+        configured = load(path)
+    except ConfigInvalid:
+        return None
+    model = in_force(configured, path)[0].model
+    return Path(model.path) if model.path != configured.model.path else None
+
+
+def is_used(store: Store, ref: Ref, *used: Path | None) -> bool:
+    """Whether the file of ``ref`` is one of those ``used``."""
+    file = store.path_of(ref).resolve()
+    return any(path is not None and path.resolve() == file for path in used)
 
 
 def name_file(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgectl.commands.local_models import configured_model, is_used, local_store, stored
+from edgectl.commands.local_models import configured_model, is_used, local_store, stored, switched_model
 from edgectl.commands.models_fit import fit_command
 from edgectl.commands.models_import import import_command
 from edgectl.commands.models_inspect import inspect_command
@@ -81,16 +81,16 @@ def list_command(*, available: bool, as_json: bool) -> None:
 
 def stored_rows(store: Store) -> list[dict[str, Any]]:
     try:
-        configured = configured_model()
+        served = switched_model() or configured_model()
     except Usage as error:
         click.echo(f"{error.message}", err=True)
-        configured = None
+        served = None
     return [
         {
             "spec": ref.spec, "model": ref.model, "quant": ref.quant, "size_bytes": ref.size_bytes,
             "sha256": ref.sha256, "path": str(store.path_of(ref)), "source": ref.source,
             "added_at": ref.added_at, "licence": ref.licence, "present": store.has(ref),
-            "in_use": is_used(store, ref, configured),
+            "in_use": is_used(store, ref, served),
         }
         for ref in store.list()
     ]  # fmt: skip
@@ -201,12 +201,13 @@ Examples:
 )
 @click.argument("spec", required=False)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Remove it even if the configuration uses it.")
+@click.option("--force", is_flag=True, help="Remove it even if it is in use.")
 @click.option("--unfinished", is_flag=True, help="Remove unfinished downloads instead of a model.")
 def rm_command(spec: str | None, *, yes: bool, force: bool, unfinished: bool) -> None:
     """Remove the stored model SPEC; its bytes go when no other name needs them.
 
-    Refuses the model that the installed configuration names, because edged could not start without it.
+    Refuses the model that the installed configuration names, because edged could not start without it, and
+    the one that a job has put in its place.
     """
     store = local_store()
     if unfinished == (spec is not None):
@@ -220,6 +221,11 @@ def rm_command(spec: str | None, *, yes: bool, force: bool, unfinished: bool) ->
         raise Usage(
             f"{ref.spec} is the model that the configuration uses",
             hint="`edgectl install` with another model first, or --force",
+        )
+    if not force and is_used(store, ref, switched_model()):
+        raise Usage(
+            f"{ref.spec} is the model that edged serves since a job has switched to it",
+            hint="switch to another one first, or --force",
         )
     confirm(ref, yes=yes)
     freed = store.remove(ref)

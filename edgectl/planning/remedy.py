@@ -88,9 +88,8 @@ def _smaller(
     candidate: Candidate, entry: ModelEntry, file: ModelFile, wishes: Wishes, limits: Limits
 ) -> Iterator[dict[str, Any]]:
     """Smaller wishes that fit the memory, the mildest first: fewer slots, less context, no images."""
-    last_context, last_slots = rungs(wishes, entry.context_max_tokens)[
-        -1
-    ]  # where the planner's own choice ended
+    # Where the planner's own choice ended.
+    last_context, last_slots = rungs(wishes, entry.context_max_tokens)[-1]
     for vision in sorted({wishes.vision, False}, reverse=True):
         for count in sorted({last_slots, 1}, reverse=True):
             for context in _halved(last_context):

@@ -19,7 +19,9 @@ from edgectl.models.sources import package_file
 from edgectl.models.store import Store
 from edgectl.output.outcome import run
 from edgectl.planning.catalog import load_catalog
+from edged.host.config import load
 from edged.host.paths import default_paths
+from edged.host.switched import Switched, keep_switched
 from tests.fixtures.file_server import answers, sends, serving
 from tests.fixtures.gguf_files import Gguf, basic_pairs, model_bytes, text_pair, u32_pair
 
@@ -427,6 +429,21 @@ def test_the_model_in_use_is_removed_only_by_force(edgectl, store, tmp_path):
     assert "configuration uses" in err
     assert len(store.list()) == 1
     assert edgectl("models", "rm", "tiny-model", "--yes", "--force")[0] == 0
+
+
+def test_the_model_that_a_job_has_switched_to_is_the_one_in_use(edgectl, store, tmp_path):
+    edgectl("models", "import", gguf(tmp_path))
+    edgectl("models", "import", gguf(tmp_path, data=model_bytes("Other")), "--name", "other")
+    paths = {ref.model: store.path_of(ref) for ref in store.list()}
+    configured = load(configure(paths["tiny-model"])).model
+    served = structs.replace(configured, path=str(paths["other"]), name="other")
+    keep_switched(tmp_path / "state", Switched(job="j", instead_of=configured, model=served, cache_mib=0))
+    rows = json.loads(edgectl("models", "list", "--json")[1])
+    assert {row["model"]: row["in_use"] for row in rows} == {"tiny-model": False, "other": True}
+    for model, why in (("tiny-model", "the configuration uses"), ("other", "a job has switched to it")):
+        status, _, err = edgectl("models", "rm", model, "--yes")
+        assert (status, why in err) == (2, True)
+    assert len(store.list()) == 2
 
 
 def test_a_configuration_that_cannot_be_read_protects_every_model(edgectl, store, tmp_path):

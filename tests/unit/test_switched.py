@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -11,6 +12,7 @@ from edgectl.cli import cli
 from edgectl.output.outcome import run
 from edged.api.config import Plan
 from edged.host.config import load
+from edged.host.paths import SYSTEM
 from edged.host.switched import FILE, Switched, keep_switched, read_switched, with_switched
 
 
@@ -77,3 +79,34 @@ def test_the_command_line_shows_what_is_in_force(config, switched, tmp_path, cap
     assert told["switched"] == str(tmp_path / "new.gguf")
     assert run(cli, ["config", "show", str(tmp_path / "edged.toml"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["values"]["model"]["name"] == "old"
+
+
+def test_of_the_system_s_file_the_system_s_choice_is_shown_whoever_asks(
+    config, switched, tmp_path, capsys, monkeypatch
+):
+    path = tmp_path / "edged.toml"
+    path.write_text(path.read_text().replace(f'state_dir = "{tmp_path}/state"\n', ""))
+    system = structs.replace(SYSTEM, config=path, state=tmp_path / "state")
+    monkeypatch.setattr("edgectl.commands.in_force.SYSTEM", system)
+    monkeypatch.setattr("edgectl.commands.config.local_config_path", lambda: path)
+    monkeypatch.setenv("EDGED_STATE", str(tmp_path / "elsewhere"))
+    keep_switched(tmp_path / "state", switched)
+    assert run(cli, ["config", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["switched"] == str(tmp_path / "new.gguf")
+
+
+def test_a_choice_that_may_not_be_read_is_said_to_need_root(config, switched, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("edgectl.commands.config.local_config_path", lambda: tmp_path / "edged.toml")
+    keep_switched(tmp_path / "state", switched)
+    opened = Path.open
+
+    def closed(path, *args, **kwargs):
+        if path.name == FILE:  # root, as whom tests may run, may read everything
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", closed)
+    assert run(cli, ["config", "show", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "needs root" in said.err
+    assert json.loads(said.out)["switched"] is None

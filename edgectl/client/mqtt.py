@@ -38,7 +38,7 @@ MAX_WAITING = 4096  # streamed pieces nobody has read yet; more are dropped, and
 
 def _pool_serves(kept: Mapping[str, bytes], root: str) -> bool:
     """Whether a box of the pool at ``root`` says that it takes work."""
-    boxes = (payload for topic, payload in tuple(kept.items()) if topic.startswith(f"{root}/box/"))
+    boxes = (payload for topic, payload in kept.items() if topic.startswith(f"{root}/box/"))
     return any(b'"serving"' in payload for payload in boxes)
 
 
@@ -53,12 +53,11 @@ class _Link(enum.Enum):
 class _Pending:
     """A request that is under way, and what has been heard about it and not yet been looked at."""
 
-    def __init__(self, request: Request, topic: str, payload: bytes, expiry_s: float) -> None:
+    def __init__(self, request: Request, topic: str, payload: bytes, expiry_s: float | None) -> None:
         self.id = request.id
         self.topic = topic
         self.payload = payload
         self.expiry_s = expiry_s
-        self.mids: set[int] = set()
         # (topic, payload) of a reply · the connection came or went · text: why the broker refused it
         self.inbox: queue.SimpleQueue[tuple[str, bytes] | _Link | str] = queue.SimpleQueue()
 
@@ -95,9 +94,9 @@ class MqttTransport:
         line = self._ready_line()
         self._check_presence(line)
         payload = wire.payload(request, stream=stream)
-        pending = _Pending(
-            request, self._topics.request(self._client, request.op), payload, request.ttl_s or timeout_s
-        )
+        # The box takes the expiry for the time it has; a stream may take any time while pieces come.
+        expiry_s = request.ttl_s or (None if stream else timeout_s)
+        pending = _Pending(request, self._topics.request(self._client, request.op), payload, expiry_s)
         self._pending[request.id] = pending
         over = False
         try:
@@ -155,8 +154,7 @@ class MqttTransport:
             password=self._password,
             tls=tls_context(*self._tls_files) if self._address.tls else None,
         )
-        line.on_reply, line.on_refused = self._heard, self._refused
-        line.on_up, line.on_down = self._up, self._down
+        line.on_reply, line.on_up, line.on_down = self._heard, self._up, self._down
         line.open()
         try:
             if not self._topics.node:
@@ -230,11 +228,8 @@ class MqttTransport:
     # --- one request ----------------------------------------------------------------------
 
     def _send(self, line: Line, pending: _Pending) -> None:
-        mid = line.publish(pending.topic, pending.payload, expiry_s=pending.expiry_s)
-        pending.mids.add(mid)
-        why = line.refusal(mid)  # it may have come before the id was known here
-        if why:
-            pending.inbox.put(why)
+        expiry_s, refused = pending.expiry_s, pending.inbox.put
+        line.publish(pending.topic, pending.payload, expiry_s=expiry_s, refused=refused)
 
     def _events(self, pending: _Pending, timeout_s: float, *, stream: bool) -> Generator[Event, None, None]:
         ordered: dict[Channel, OrderedText] = {"reasoning": OrderedText(), "text": OrderedText()}
@@ -328,11 +323,6 @@ class MqttTransport:
     def _down(self) -> None:
         for pending in tuple(self._pending.values()):
             pending.inbox.put(_Link.DOWN)
-
-    def _refused(self, mid: int, why: str) -> None:
-        for pending in tuple(self._pending.values()):
-            if mid in pending.mids:
-                pending.inbox.put(why)
 
 
 class _BoxFailed(Exception):

@@ -21,6 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edgectl.client.refusals import Refusals
 from edgectl.errors import EdgeError, Unauthorized, Unreachable, Usage
 from edged.host.tls import show_certificate, trusting
 
@@ -68,7 +69,7 @@ class Line:
     """A connection that is made again when it is lost, until it is closed.
 
     ``on_reply`` gets every message first and says whether it was one; ``on_up`` and ``on_down`` tell of
-    the connection, ``on_refused`` of messages the broker will not have (MQTT 5 only).
+    the connection.
     """
 
     def __init__(
@@ -87,12 +88,11 @@ class Line:
         self._made = False  # there was a connection; from then on paho makes it again when it is lost
         self._filters: dict[str, int] = {}
         self._subacks: dict[int, list[str]] = {}
-        self._refused: dict[int, str] = {}
-        self.kept: dict[str, bytes] = {}  # topic → last payload, of everything that is no reply
+        self._refusals = Refusals()
+        self._kept: dict[str, bytes] = {}
         self.on_reply: Callable[[str, bytes], bool] = lambda _topic, _payload: False
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
-        self.on_refused: Callable[[int, str], None] = lambda _mid, _why: None
 
     def open(self) -> None:
         """Connect with MQTT 5, or 3.1.1 where that is refused. Raises Unreachable or Unauthorized."""
@@ -118,22 +118,34 @@ class Line:
                 hint="its access rules must allow <base>/<node>/{response,stream}/<client> and .../status",
             )
 
-    def publish(self, topic: str, payload: bytes, *, expiry_s: float | None = None) -> int:
-        """Send at QoS 1, now or after the reconnect; the message id, as `on_refused` names it."""
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        expiry_s: float | None = None,
+        refused: Callable[[str], None] = lambda _why: None,
+    ) -> None:
+        """Send at QoS 1, now or after the reconnect; ``refused`` hears why the broker will not have it.
+
+        Only a broker that speaks MQTT 5 says so.
+        """
         client = self._client()
         properties = None
         if expiry_s is not None and client.protocol == MQTTProtocolVersion.MQTTv5:
             properties = _properties(PacketTypes.PUBLISH, MessageExpiryInterval=max(1, math.ceil(expiry_s)))
-        return client.publish(topic, payload, qos=1, properties=properties).mid
+        self._refusals.send(lambda: client.publish(topic, payload, qos=1, properties=properties).mid, refused)
 
-    def refusal(self, mid: int) -> str:
-        """Why the broker refused message ``mid``; empty when it did not (yet)."""
-        return self._refused.pop(mid, "")
+    @property
+    def kept(self) -> dict[str, bytes]:
+        """A copy: topic → last payload, of everything that is no reply."""
+        with self._changed:
+            return dict(self._kept)
 
     def wait_for(self, what: Callable[[Mapping[str, bytes]], bool], timeout_s: float) -> bool:
         """Wait until ``what`` holds for the kept messages; whether it does."""
         with self._changed:
-            return self._changed.wait_for(lambda: what(self.kept), timeout_s)
+            return self._changed.wait_for(lambda: what(self._kept), timeout_s)
 
     def close(self) -> None:
         """Say goodbye, for a bounded time, and end the thread; may be called twice."""
@@ -280,8 +292,8 @@ class Line:
         if self.on_reply(topic, bytes(message.payload)):
             return
         with self._changed:
-            if topic in self.kept or len(self.kept) < MAX_KEPT:
-                self.kept[topic] = bytes(message.payload)
+            if topic in self._kept or len(self._kept) < MAX_KEPT:
+                self._kept[topic] = bytes(message.payload)
             self._changed.notify_all()
 
     def _on_log(self, _client: Any, _data: Any, _level: Any, text: str) -> None:
@@ -300,9 +312,7 @@ class Line:
                 pass
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
-        if reason.is_failure:
-            self._refused[mid] = str(reason)
-            self.on_refused(mid, str(reason))
+        self._refusals.acknowledged(mid, str(reason) if reason.is_failure else "")
 
 
 def _properties(packet: int, **values: Any) -> Properties:

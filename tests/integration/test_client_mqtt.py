@@ -34,6 +34,7 @@ class Box:
     def __init__(self, port, play, *, node="box", online=True, version=MQTTProtocolVersion.MQTTv5):
         self.root = f"edged/{node}"
         self.heard: list[dict] = []
+        self.expiries: list[int | None] = []
         self.cancelled: list[str] = []
         self.changed = threading.Condition()
         self._play = play
@@ -80,6 +81,7 @@ class Box:
                 self.cancelled.append(message.payload.decode())
             else:
                 self.heard.append(json.loads(message.payload))
+                self.expiries.append(getattr(message.properties, "MessageExpiryInterval", None))
             self.changed.notify_all()
         if parts[0] == "request":
             self._play(self, parts[1], parts[2], json.loads(message.payload))
@@ -147,6 +149,15 @@ def test_an_answer_comes_whole(meet):
 def test_pieces_are_given_as_they_come(meet):
     _, client = meet(answers("abc", [(0, "a"), (1, "b"), (2, "c")]))
     assert list(client.stream("x")) == ["a", "b", "c"]
+
+
+def test_a_stream_has_any_time_while_pieces_come_and_an_answer_in_one_piece_what_is_waited_for_it(meet):
+    box, client = meet(answers("ab", [(0, "a"), (1, "b")]))
+    client.stream("x").read()
+    client.stream("x", ttl_s=60).read()
+    client.generate("x")
+    client.generate("x", ttl_s=70)
+    assert box.expiries == [None, 60, 10, 70]
 
 
 @pytest.mark.parametrize(

@@ -11,22 +11,25 @@ from msgspec import Struct
 from edged.api.requests import Message
 from edged.ipc.messages import Done, EngineOptions
 from edged.worker.template import TemplateError
-from tests.kit.decoding import Drawn, Stage, Watched, alone, prefill, watched
+from tests.kit.decoding import Drawn, Stage, Watched, alone, behind, prefill, watched
 from tests.kit.model import gemma3, smollm2
 from tests.kit.random_model import random_model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.model
 
-REQUESTS = 16
 UBATCH = 64
 # In a batch the same sums are made in another order, which moves logits: by some hundredths, or by what
 # reading in other chunks moves them. Where the two best tokens are closer than that either may win, and what
 # follows is another text.
 NEAR_TIE = 0.15
+MOST_NOISE = 0.5
+LIKELIEST = 16  # gemma's logits of tokens that nobody would draw move by as much as 1
 OTHER_CHUNK = 5
+RANDOM = {"hybrid": "qwen35", "window": "gemma3"}  # architectures of models with random weights
 
 SYSTEMS = (
     (
@@ -51,11 +54,11 @@ class Job(Struct, frozen=True):
     cancelled: int | None = None
 
 
-def jobs(seed: int) -> list[Job]:
-    """Mixed lengths; eleven share one of two beginnings, four come late, three are called off."""
+def jobs(seed: int, count: int) -> list[Job]:
+    """Mixed lengths; of sixteen eleven share one of two beginnings, four come late, three are called off."""
     dice = random.Random(seed)
     made = []
-    for number in range(REQUESTS):
+    for number in range(count):
         system = SYSTEMS[number % 3]
         reading = " ".join(dice.choice(WORDS.split()) for _ in range(dice.choice((3, 10, 25, 90))))
         arrives = dice.randint(3, 25) if number % 4 == 3 else 0
@@ -95,76 +98,99 @@ def tokens(drawn: list[Drawn]) -> list[int]:
     return [item.token for item in drawn]
 
 
-def noise(backend: Watched, prompts: list[list[int]]) -> float:
-    """By how much a logit after the shortest prompts moves when they are read in other chunks."""
+def noise(backend: Watched, prompts: Sequence[list[int]]) -> float:
+    """By how much a likely logit after the shortest prompts moves when they are read in other chunks."""
     moved = 0.0
     for prompt in sorted(prompts, key=len)[:3]:
         logits = []
         for chunk in (UBATCH, OTHER_CHUNK):
             logits.append(backend.logits(prefill(backend, 0, prompt, chunk=chunk)))
             backend.forget(0)
-        moved = max(moved, float(abs(logits[0] - logits[1]).max()))
+        likeliest = logits[0].argpartition(-LIKELIEST)[-LIKELIEST:]
+        moved = max(moved, float(abs(logits[0] - logits[1])[likeliest].max()))
     return moved
 
 
-def near_tie(said: list[Drawn], lone: list[Drawn], limit: float) -> str:
-    """Where the two part and how near the tie was there, which must be one; empty when they do not part."""
+def parting(said: list[Drawn], lone: list[Drawn]) -> str:
+    """Where the two part; empty when they do not."""
     for index, (ours, theirs) in enumerate(zip(said, lone, strict=False)):
         if ours.token != theirs.token:
-            gap = min(ours.gap, theirs.gap)
-            assert gap < limit, (
-                f"token {index} is {ours.token} (ahead by {ours.gap:.3f}), alone {theirs.token} "
-                f"(ahead by {theirs.gap:.3f}): no near-tie"
+            return (
+                f"token {index} of {len(lone)} is {ours.token} (ahead by {ours.gap:.3f}), "
+                f"alone {theirs.token} (ahead by {theirs.gap:.3f})"
             )
-            return f"token {index} of {len(lone)} is {ours.token} for {theirs.token}, {gap:.4f} apart"
     return ""
 
 
-def load(name: str, folder: Path, slots: int) -> tuple[Watched, EngineOptions]:
+def load(model: str, folder: Path, slots: int) -> tuple[Watched, EngineOptions]:
     """A model with as many slots; the vocabulary of a random one has few words, so its prompts are longer."""
-    path = {"smollm2": smollm2, "gemma3": gemma3}.get(name, lambda: random_model(folder, name))()
-    context = 384 if path.parent != folder else 1024
-    options = EngineOptions(context=context, slots=slots, ubatch=UBATCH, threads=2, repack=False)
+    name, _, kv_type = model.partition(" ")
+    arch = RANDOM.get(name)
+    path = random_model(folder, arch) if arch else {"smollm2": smollm2, "gemma3": gemma3}[name]()
+    options = EngineOptions(
+        context=1024 if arch else 384,
+        slots=slots,
+        ubatch=UBATCH,
+        threads=2,
+        repack=False,
+        kv_type="q8_0" if kv_type else "f16",
+    )
     return watched(path, options), options
 
 
 @pytest.mark.parametrize(
-    ("name", "slots", "cache_mib"),
-    [("smollm2", 16, 64), ("gemma3", 16, 64), ("qwen35", 16, 64), ("qwen35", 3, 64), ("qwen35", 16, 0)],
+    ("model", "requests", "slots", "cache_mib"),
+    [
+        ("smollm2", 16, 16, 64),
+        ("smollm2", 8, 3, 64),
+        ("smollm2 q8_0", 8, 3, 64),
+        ("gemma3", 16, 16, 64),
+        ("gemma3", 8, 3, 64),
+        ("hybrid", 16, 16, 64),
+        ("hybrid", 16, 3, 64),
+        ("hybrid", 16, 16, 0),
+        ("hybrid q8_0", 16, 3, 64),
+        ("window", 16, 16, 64),
+        ("window q8_0", 16, 3, 64),
+    ],
 )
-def test_sixteen_requests_at_once_each_get_the_tokens_they_get_alone(
-    tmp_path, name, slots, cache_mib, record_property
+def test_requests_at_once_each_get_the_tokens_they_get_alone(
+    tmp_path, model, requests, slots, cache_mib, record_property
 ):
-    backend, options = load(name, tmp_path, slots)
-    work = jobs(seed=slots)
+    backend, options = load(model, tmp_path, slots)
+    work = jobs(slots, requests)
     fields, prompts = zip(*(asked(backend, job) for job in work), strict=True)
     lone = [
         alone(backend, prompt, job.max_tokens, chunk=UBATCH)
         for prompt, job in zip(prompts, work, strict=True)
     ]
-    limit = max(NEAR_TIE, noise(backend, prompts))
+    moved = noise(backend, prompts)
+    assert moved < MOST_NOISE
+    limit = max(NEAR_TIE, moved)
     stage = Stage(backend, options, cache_bytes=cache_mib << 20)
     play(stage, work, fields)
 
     ties, cached = [], 0
     for key, prompt in enumerate(prompts):
-        said, end = backend.drawn.get(tuple(prompt), []), stage.end(key)
+        said, end = backend.drawn.pop(tuple(prompt), []), stage.end(key)
         if isinstance(end, Done):
             assert end.usage.prompt_tokens == len(prompt)
             assert end.usage.completion_tokens == len(said)
             cached += end.usage.cached_tokens
         else:
             assert end.code == "cancelled"
-        tie = near_tie(said, lone[key], limit)
-        if tie:
-            ties.append(f"request {key}: {tie}")
+        if parted := parting(said, lone[key]):
+            # Whatever text it has become, each token of it is the best one there, or nearly.
+            gaps = behind(backend, prompt, tokens(said), chunk=UBATCH)
+            assert max(gaps) < limit, f"request {key}: {parted}; behind by {gaps}"
+            ties.append(f"request {key}: {parted}")
         elif isinstance(end, Done):
             assert tokens(said) == tokens(lone[key])
         else:
             assert tokens(said) == tokens(lone[key])[: len(said)]
     print(f"{len(ties)} near-ties (below {limit:.2f}), {cached} tokens from the cache", *ties, sep="\n")
     record_property("near_ties", "; ".join(ties) or "none")
-    assert len(ties) <= REQUESTS // 2
+    assert len(ties) <= requests // 4
     assert bool(cached) == bool(cache_mib)
-    assert len({tuple(tokens(drawn)) for drawn in lone}) > REQUESTS // 2
+    assert len({tuple(tokens(drawn)) for drawn in lone}) > requests // 2
     backend.close()

@@ -83,9 +83,11 @@ def prefill(backend: Backend, seq: int, tokens: Sequence[int], start: int = 0, *
     return rows[0]
 
 
-def alone(backend: Watched, prompt: Sequence[int], count: int, *, chunk: int) -> list[Drawn]:
-    """Up to ``count`` greedy tokens after ``prompt``, evaluated from nothing, one after the other."""
-    sampler = backend.sampler(GREEDY, prompt)
+def alone(
+    backend: Watched, prompt: Sequence[int], count: int, *, chunk: int, sampling: Sampling = GREEDY
+) -> list[Drawn]:
+    """Up to ``count`` tokens drawn after ``prompt``, evaluated from nothing, one after the other."""
+    sampler = backend.sampler(sampling, prompt)
     row = prefill(backend, 0, prompt, chunk=chunk)
     for position in range(len(prompt), len(prompt) + count):
         token = backend.sample(sampler, row)
@@ -95,6 +97,19 @@ def alone(backend: Watched, prompt: Sequence[int], count: int, *, chunk: int) ->
     sampler.close()
     backend.forget(0)
     return backend.drawn.pop(tuple(prompt))
+
+
+def behind(backend: Watched, prompt: Sequence[int], tokens: Sequence[int], *, chunk: int) -> list[float]:
+    """How far the logit of each of ``tokens`` is behind the best one when nothing else is evaluated."""
+    row = prefill(backend, 0, prompt, chunk=chunk)
+    gaps = []
+    for position, token in enumerate(tokens, len(prompt)):
+        logits = backend.logits(row)
+        gaps.append(float(logits.max() - logits[token]))
+        if position + 1 < len(prompt) + len(tokens):
+            (row,) = backend.step([Run(0, [token], position, output=True)])
+    backend.forget(0)
+    return gaps
 
 
 class Stage:

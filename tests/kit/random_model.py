@@ -56,7 +56,7 @@ def random_model(
 ) -> Path:
     """A chat model of ``arch``.
 
-    qwen35 is hybrid: three recurrent layers, one with a KV cache. gemma3 has sliding windows, which are short.
+    qwen35 is hybrid: three recurrent layers, one with a KV cache. gemma3 has windows, of few tokens.
 
     512 tokens, no end of turn ever wins: greedy answers are as long as they may be and do not settle into a
     loop. The same ``seed`` gives the same file. ``template`` replaces the plain chat template.

@@ -29,8 +29,9 @@ How it is done:
 
 \b
 The figures are kept in calibration.json in the state folder and hold
-until the CPU or the engine changes. Measuring stops when memory runs
-short. It needs the engine: pip install "edged[daemon]"."""
+until the CPU or the engine changes. `sudo edgectl install` uses those of
+the user who called it, where root has none. Measuring stops when memory
+runs short. It needs the engine: pip install "edged[daemon]"."""
 
 
 @click.command(epilog=EPILOG)
@@ -71,19 +72,21 @@ def measure_here(device: Device, *, seconds: float, threads: int | None = None) 
     require_engine()
     path = calibration_path()
     replicas = path.parent / "replicas"
-    with calibration_progress(seconds) as progress:
-        calibration = calibrate(
-            device,
-            engine_version() or "unknown",
-            replicas,
-            clock=time.monotonic,
-            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            load_average=os.getloadavg()[0],
-            seconds=seconds,
-            threads=threads,
-            on_progress=progress,
-        )
-    with contextlib.suppress(OSError):  # another calibration is at work there
-        replicas.rmdir()
+    try:
+        with calibration_progress(seconds) as progress:
+            calibration = calibrate(
+                device,
+                engine_version() or "unknown",
+                replicas,
+                clock=time.monotonic,
+                measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                load_average=os.getloadavg()[0],
+                seconds=seconds,
+                threads=threads,
+                on_progress=progress,
+            )
+    finally:
+        with contextlib.suppress(OSError):  # another calibration is at work there
+            replicas.rmdir()
     save_calibration(calibration, path)
     return calibration

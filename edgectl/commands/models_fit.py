@@ -38,6 +38,7 @@ def fit_command(
     """
     from edgectl.client.target import local_config_path
     from edgectl.install.within import settings_within
+    from edgectl.planning.calibration import calibration_here
     from edgectl.planning.speed import device_speed
     from edgectl.probe import find_profile, load_profiles, probe_device
     from edged.host.config import load
@@ -46,7 +47,7 @@ def fit_command(
     ref, path = _find(spec, [Store(folder) for folder in folders] or [local_store()])
     device = probe_device()
     profile = find_profile(device.profile, load_profiles()) if device.profile else None
-    speed = device_speed(device, profile)
+    speed = device_speed(device, profile, calibration_here(device)[0])
     wanted = settings_within(
         config, ref, path, device=device, profile=profile, speed=speed, held_bytes=held_bytes
     )

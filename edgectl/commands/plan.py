@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgectl.probe import DeviceProfile
 
 MEASURE_S = 60.0
+SYSTEMD_PATIENCE_S = 5.0  # a plan must not hang on a service manager that does
 
 EPILOG = """\b
 Examples:
@@ -164,17 +166,14 @@ def _explain(result: PlanResult, catalog: Catalog, speed: DeviceSpeed, *, as_jso
 
 def _speed_here(device: Device, profile: DeviceProfile | None, *, measure: bool) -> DeviceSpeed:
     """What was measured here, now or before; without that, what the profile says."""
-    from edgectl.planning.calibration import calibration_path, engine_version, load_calibration
+    from edgectl.planning.calibration import calibration_here
     from edgectl.planning.speed import device_speed
 
     if measure:
         from edgectl.commands.calibrate import measure_here
 
         return device_speed(device, profile, measure_here(device, seconds=MEASURE_S))
-    path = calibration_path()
-    if not path.exists():  # finding the engine's version takes a while, and nothing asks for it
-        return device_speed(device, profile)
-    calibration, problem = load_calibration(path, device, engine_version())
+    calibration, problem = calibration_here(device)
     if problem:
         click.echo(f"note: {problem}", err=True)
     return device_speed(device, profile, calibration)
@@ -199,8 +198,25 @@ def _device(profile_id: str | None) -> tuple[Device, DeviceProfile | None]:
     profiles = load_profiles()
     if profile_id is not None:
         return planned_device(profile_id, profiles), find_profile(profile_id, profiles)
-    device = probe_device()
+    device = _without_service(probe_device())
     return device, find_profile(device.profile, profiles) if device.profile else None
+
+
+def _without_service(device: Device) -> Device:
+    """``device`` as `install` plans for it: a service that runs now will have given its memory back."""
+    from edgectl.errors import CommandFailed
+    from edgectl.install.prepare import with_running_service
+    from edgectl.install.runner import run
+    from edgectl.install.systemd import BOOTED, Systemd
+
+    if not BOOTED.is_dir():
+        return device
+    for user in (False, True):
+        manager = Systemd(lambda command, _limit_s: run(command, SYSTEMD_PATIENCE_S), user=user)
+        with contextlib.suppress(CommandFailed):  # such as a user without a manager of his own
+            if group := manager.state().control_group:
+                return with_running_service(device, group)
+    return device
 
 
 def _next_command(result: PlanResult, profile_id: str | None) -> str:

@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 
 from edgectl.errors import NotFound, Usage
 from edgectl.install.desired import Chosen
-from edgectl.planning.calibration import calibration_path, engine_version, load_calibration
+from edgectl.planning.calibration import calibration_here
 from edgectl.planning.catalog import Catalog, load_catalog
 from edgectl.planning.plan import Plan, Wishes, plan, require_choice
 from edgectl.planning.speed import device_speed
@@ -95,7 +95,7 @@ def choose(
     stored = [ref.sha256 for ref in store.list()]
     if options.model_file is not None:
         stored += [file.sha256 or "" for file in catalog.models[0].files]
-    calibration, _problem = load_calibration(calibration_path(), device, engine_version())
+    calibration, _problem = calibration_here(device)
     speed = device_speed(device, profile, calibration)
     choice = require_choice(plan(device, profile, catalog, wishes, stored_sha256=stored, speed=speed))
     if options.model_file is not None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pwd
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -10,17 +14,15 @@ from msgspec import Struct
 from edgectl.errors import StorageFailed
 from edgectl.planning.step_costs import BITS_PER_WEIGHT, StepCosts, step_parts_s
 from edged.host.files import write_atomic
-from edged.host.paths import default_paths
+from edged.host.paths import SYSTEM, default_paths
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgectl.device import Device
     from edgectl.planning.work import Work
 
 __all__ = [
-    "Calibration", "calibration_path", "cpu_identity", "engine_version", "load_calibration",
-    "save_calibration",
+    "Calibration", "calibration_here", "calibration_path", "cpu_identity", "engine_version",
+    "load_calibration", "save_calibration",
 ]  # fmt: skip
 
 MAX_FILE_BYTES: Final = 1 << 20  # a calibration has some kilobytes
@@ -142,6 +144,30 @@ def load_calibration(path: Path, device: Device, engine: str | None) -> tuple[Ca
     if problem is not None:
         return None, f"the calibration is ignored: {problem}; run `edgectl calibrate`"
     return calibration, ""
+
+
+def calibration_here(device: Device) -> tuple[Calibration | None, str]:
+    """The first that holds, of this user's, root's and that of who called sudo; else None and why (or "")."""
+    problems: list[str] = []
+    for path in _places():
+        if os.access(path, os.R_OK):  # else finding the engine's version would take a while for nothing
+            calibration, problem = load_calibration(path, device, engine_version())
+            if calibration is not None:
+                return calibration, ""
+            problems.append(problem)
+    return None, next(iter(problems), "")
+
+
+def _places() -> list[Path]:
+    own = calibration_path()
+    if os.environ.get("EDGED_STATE"):
+        return [own]
+    places = [own, SYSTEM.state / own.name]
+    name = os.environ.get("SUDO_USER")
+    if name and os.geteuid() == 0:
+        with contextlib.suppress(KeyError):  # no user of that name
+            places.append(Path(pwd.getpwnam(name).pw_dir) / ".local/share/edged" / own.name)
+    return list(dict.fromkeys(places))
 
 
 def _implausible(calibration: Calibration) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -11,12 +12,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from edgectl.errors import StorageFailed
-from edgectl.planning.calibration import Calibration, cpu_identity, load_calibration, save_calibration
+from edgectl.planning.calibration import (
+    Calibration,
+    calibration_here,
+    cpu_identity,
+    load_calibration,
+    save_calibration,
+)
 from edgectl.planning.catalog import load_catalog
 from edgectl.planning.speed import device_speed, estimate_speed
 from edgectl.planning.step_costs import StepCosts
 from edgectl.planning.work import work_of_file
 from edgectl.probe import find_profile, planned_device
+from edged.host.paths import SYSTEM
 
 DEVICE = planned_device("pi5-8gb")
 ENGINE = "llama-cpp-python 0.3.36"
@@ -119,6 +127,46 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "state").write_text("a file is in the way")
     with pytest.raises(StorageFailed, match="calibration"):
         save_calibration(CALIBRATION, tmp_path / "state" / "calibration.json")
+
+
+@pytest.fixture
+def homes(tmp_path, monkeypatch):
+    """Root's state folder and the home of who called sudo, both without a calibration yet."""
+    monkeypatch.delenv("EDGED_STATE", raising=False)
+    monkeypatch.setenv("SUDO_USER", "somebody")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    system = replace(SYSTEM, state=tmp_path / "system")
+    monkeypatch.setattr("edged.host.paths.SYSTEM", system)
+    monkeypatch.setattr("edgectl.planning.calibration.SYSTEM", system)
+    monkeypatch.setattr("pwd.getpwnam", lambda _name: SimpleNamespace(pw_dir=str(tmp_path / "home")))
+    monkeypatch.setattr("edgectl.planning.calibration.engine_version", lambda: ENGINE)
+    return system.state, tmp_path / "home/.local/share/edged"
+
+
+def test_root_uses_what_the_caller_of_sudo_measured_unless_root_measured_too(homes):
+    system, own = homes
+    assert calibration_here(DEVICE) == (None, "")
+    save_calibration(CALIBRATION, own / "calibration.json")
+    assert calibration_here(DEVICE) == (CALIBRATION, "")
+    newer = replace(CALIBRATION, threads=3)
+    save_calibration(newer, system / "calibration.json")
+    assert calibration_here(DEVICE) == (newer, "")
+    save_calibration(replace(newer, cpu="another"), system / "calibration.json")
+    assert calibration_here(DEVICE) == (CALIBRATION, "")
+
+
+def test_of_several_that_do_not_hold_the_nearest_is_told(homes):
+    for folder, cpu in zip(homes, ("", "x"), strict=True):
+        save_calibration(replace(CALIBRATION, cpu=cpu), folder / "calibration.json")
+    calibration, problem = calibration_here(DEVICE)
+    assert calibration is None
+    assert "another CPU" in problem
+
+
+def test_who_is_not_root_or_names_a_place_has_that_place_alone(homes, monkeypatch, tmp_path):
+    save_calibration(CALIBRATION, homes[1] / "calibration.json")
+    monkeypatch.setenv("EDGED_STATE", str(tmp_path / "disk"))
+    assert calibration_here(DEVICE) == (None, "")
 
 
 def test_measured_figures_take_the_place_of_the_profiles():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import msgspec
 import pytest
@@ -88,6 +89,25 @@ def test_this_computer_can_be_planned_for(edgectl):
     status, out, _ = edgectl("plan", "--json", "--min-tps", "0.001", "--max-ttft", "100000")
     assert status in (0, 3)
     assert json.loads(out)["device"]["threads"] >= 1
+
+
+def test_beside_a_running_service_it_plans_with_the_memory_that_install_would_have(
+    edgectl, monkeypatch, tmp_path
+):
+    systemctl = tmp_path / "bin/systemctl"
+    systemctl.parent.mkdir()
+    systemctl.write_text("#!/bin/sh\necho ControlGroup=/edged.service\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{systemctl.parent}:{os.environ['PATH']}")
+    group = tmp_path / "groups/edged.service"
+    group.mkdir(parents=True)
+    held_bytes = 1 << 40  # more than anything here has, so that nothing else explains it
+    (group / "memory.current").write_text(f"{held_bytes}\n")
+    (group / "memory.stat").write_text(f"anon {held_bytes}\nfile 0\n")
+    monkeypatch.setattr("edgectl.install.systemd.BOOTED", tmp_path)
+    monkeypatch.setattr("edgectl.install.prepare.CGROUPS", tmp_path / "groups")
+    _, out, _ = edgectl("plan", "--json")
+    assert json.loads(out)["available_bytes"] > held_bytes
 
 
 def test_the_next_command_carries_the_wishes_that_matter(edgectl):

@@ -43,9 +43,22 @@ class Scripted:
         return self._after
 
 
+class SlowDisk(Journal):
+    """A journal whose writes take until the gate is open."""
+
+    def __init__(self, path) -> None:
+        super().__init__(path)
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def write(self, records):
+        await self.gate.wait()
+        await super().write(records)
+
+
 @contextlib.asynccontextmanager
-async def working(path, **tasks):
-    jobs = Jobs(Journal(path), tasks, wall=lambda: 7.0)
+async def working(path, journal=None, **tasks):
+    jobs = Jobs(journal or Journal(path), tasks, wall=lambda: 7.0)
     loop = asyncio.create_task(jobs.run())
     try:
         yield jobs
@@ -174,6 +187,63 @@ def test_a_job_that_is_forgotten_while_it_runs_ends_and_is_not_told_of(tmp_path)
             await jobs.offer("pull", "b", Order(model="m"))
             await until(lambda: task.begun == ["a", "b"])
             assert set(jobs.records) == {("pull", "b")}
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_is_forgotten_says_nothing_in_place_of_the_next_one_of_its_id(tmp_path):
+    async def scenario():
+        task = Scripted()
+        async with working(tmp_path / "jobs.json", pull=task) as jobs:
+            await jobs.offer("pull", "a", Order(model="old"))
+            await until(lambda: task.begun == ["a"])
+            forgetting = asyncio.create_task(jobs.forget("pull", "a"))
+            await until(lambda: not jobs.records)
+            await jobs.offer("pull", "a", Order(model="new"))
+            await forgetting
+            task.gate.set()
+            await until(lambda: jobs.records["pull", "a"].over)
+            assert jobs.records["pull", "a"].result == {"said": "new"}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["cancel", "forget"])
+def test_a_job_that_is_ended_while_its_begin_is_written_down_does_not_begin(tmp_path, how):
+    async def scenario():
+        task, disk = Scripted(), SlowDisk(tmp_path / "jobs.json")
+        async with working(tmp_path / "jobs.json", disk, pull=task) as jobs:
+            await jobs.offer("pull", "a", Order(model="m"))
+            disk.gate.clear()
+            await until(lambda: state(jobs, "pull", "a") == "executing")
+            ending = asyncio.create_task(getattr(jobs, how)("pull", "a"))
+            await until(lambda: ending.done() or not jobs.records)
+            disk.gate.set()
+            await ending
+            await jobs.offer("pull", "b", Order(model="m"))
+            await until(lambda: task.begun)
+            assert task.begun == ["b"]
+            ended = jobs.records.get(("pull", "a"))
+            assert (ended and ended.error.code) == ("cancelled" if how == "cancel" else None)
+
+    asyncio.run(scenario())
+
+
+def test_a_job_whose_type_was_switched_off_since_fails_and_the_others_are_done(tmp_path):
+    async def scenario():
+        path = tmp_path / "jobs.json"
+        async with working(path, switch=Scripted()) as jobs:
+            await jobs.offer("switch", "runs", Order(model="m"))
+            await jobs.offer("switch", "waits", Order(model="m"))
+            await until(lambda: written(path) == {"runs": "executing", "waits": "init"})
+        task = Scripted()
+        task.gate.set()
+        async with working(path, pull=task) as jobs:
+            assert jobs.records["switch", "waits"].error.code == "unsupported"
+            assert "pull" in jobs.records["switch", "waits"].error.hint
+            await jobs.offer("pull", "next", Order(model="m"))
+            await until(lambda: state(jobs, "pull", "next") == "successful")
+            await until(lambda: written(path) == {"runs": "failed", "waits": "failed", "next": "successful"})
 
     asyncio.run(scenario())
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.api.errors import ModelUnusable
-from edged.host.files import write_atomic
+from edged.host.files import UNREADABLE, write_atomic
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -85,5 +85,5 @@ async def _digest(file: BufferedReader) -> str:
 def _remembered(memory: Path) -> Seen | None:
     try:
         return msgspec.json.decode(memory.read_bytes(), type=Seen)
-    except (OSError, msgspec.DecodeError):
+    except UNREADABLE:
         return None

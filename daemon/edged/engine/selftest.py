@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from edged.engine.process import Worker, WorkerLost
 from edged.engine.tuning import SPIN_COUNTS, Settings, Speed, choose_settings, choose_wait
-from edged.host.files import read_text, write_atomic
+from edged.host.files import UNREADABLE, read_text, write_atomic
 from edged.host.procfs import ROOT
 from edged.ipc.frames import FrameError
 from edged.ipc.messages import Measure
@@ -168,7 +168,7 @@ def remembered(path: Path, key: str) -> Verdict | None:
     """The stored verdict for ``key``, if there is a readable one."""
     try:
         verdict = msgspec.json.decode(path.read_bytes(), type=Verdict)
-    except (OSError, msgspec.DecodeError):
+    except UNREADABLE:
         return None
     return verdict if verdict.key == key else None
 

@@ -7,6 +7,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import msgspec
+
+# What a small JSON file of ours can raise when it is absent, or damaged in any way.
+UNREADABLE = (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Put ``data`` at ``path`` whole or not at all, and make it survive a power cut.

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from edged.api.config import Config, Model, Plan
 from edged.host.config import broken_rules
-from edged.host.files import sync_directory, write_atomic
+from edged.host.files import UNREADABLE, sync_directory, write_atomic
 
 log = logging.getLogger("edged")
 
@@ -39,7 +39,7 @@ def read_switched(state_dir: Path) -> Switched | None:
             return msgspec.json.decode(file.read(MAX_BYTES), type=Switched)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         log.warning("%s is left aside: %s", state_dir / FILE, error)
         return None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edged.host.files import write_atomic
+from edged.host.files import UNREADABLE, write_atomic
 from edged.maintenance.records import Record
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Journal:
             return msgspec.json.decode(self._path.read_bytes(), type=list[Record])
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             log.warning("the journal of jobs is left aside: %s", error)
             return []
 

@@ -49,11 +49,14 @@ class Running:
         self.key = record.key
         self.order: Order = record.order
         self.final = False  # too late to be cancelled
+        self.cancelled = False
+        self.forgotten = False  # its id may be that of another job by now
 
     def progress(
         self, share: float | None, *, done_bytes: int | None = None, total_bytes: int | None = None
     ) -> None:
-        self._jobs.reported(self.key, share, done_bytes, total_bytes)
+        if not self.forgotten:
+            self._jobs.reported(self.key, share, done_bytes, total_bytes)
 
 
 class Jobs:
@@ -74,13 +77,14 @@ class Jobs:
         self._news = asyncio.Event()
         self._running: Running | None = None
         self._work: asyncio.Task[dict[str, object]] | None = None
-        self._cancelled = False
         self._reported_s = 0.0
         self.on_change: Callable[[], None] = lambda: None
         self.records: dict[Key, Record] = {record.key: record for record in journal.read()}
         for record in list(self.records.values()):
             if record.state == "executing":
                 self._settle_interrupted(record)
+            elif record.state == "init" and record.type not in tasks:
+                self._settle_unsupported(record)
 
     async def run(self) -> None:
         """Carry out what waits, until cancelled; then a job under way stays so in the journal."""
@@ -106,9 +110,7 @@ class Jobs:
         record = Record(type=job_type, id=job_id, order=order)
         try:
             if job_type not in self._tasks:
-                allowed = ", ".join(self._tasks) or "none"
-                hint = f"mqtt.job_types allows: {allowed}"
-                raise JobFailed("unsupported", f"{job_type} is switched off here", hint=hint)
+                raise self._unsupported(job_type)
             if sum(1 for one in self.records.values() if not one.over) > MAX_WAITING:
                 raise Busy(f"{MAX_WAITING} jobs are waiting already", retry_after_s=60.0)
         except EdgeError as error:
@@ -134,13 +136,16 @@ class Jobs:
             return
         if record.state == "init":
             await self._settle(record, "failed", error=JobError.of(_cancelled()))
-        elif self._running and self._work and self._running.key == record.key and not self._running.final:
-            self._cancelled = True
-            self._work.cancel()
+        elif self._running and self._running.key == record.key and not self._running.final:
+            self._running.cancelled = True
+            if self._work:
+                self._work.cancel()
 
     async def forget(self, job_type: str, job_id: str) -> None:
         """Drop what is known of a job; one that is not over is cancelled as far as it can be."""
         await self.cancel(job_type, job_id)
+        if self._running and self._running.key == (job_type, job_id):
+            self._running.forgotten = True
         if self.records.pop((job_type, job_id), None) is not None:
             await self._write()
             self.on_change()
@@ -160,36 +165,43 @@ class Jobs:
 
     async def _execute(self, record: Record) -> None:
         job = Running(self, record)
-        self._running, self._cancelled, self._reported_s = job, False, self._clock()
-        await self._settle(record, "executing", attempts=record.attempts + 1)
-        log.info("job %s %s begins", *record.key)
-        self._work = asyncio.create_task(self._tasks[record.type].run(job), name=f"job {record.id}")
+        self._running, self._reported_s = job, self._clock()
         try:
-            result = await asyncio.shield(self._work)
+            await self._settle(record, "executing", attempts=record.attempts + 1)
+            result = await self._do(job, record.type)
         except asyncio.CancelledError:
-            if not self._cancelled:  # the daemon stops
+            if self._work is None:  # the daemon stops before the work has begun
+                raise
+            if not job.cancelled:  # the daemon stops
                 self._work.cancel()
                 await asyncio.gather(self._work, return_exceptions=True)
                 raise
-            await self._end(record.key, error=JobError.of(_cancelled()))
+            await self._end(job, error=JobError.of(_cancelled()))
         except EdgeError as error:
-            await self._end(record.key, error=JobError.of(error))
+            await self._end(job, error=JobError.of(error))
         except Exception:  # a task root: a defect ends this job and no other
             log.exception("job %s %s failed inside edged", *record.key)
-            await self._end(record.key, error=JobError.of(Internal("a defect of edged; its log has more")))
+            await self._end(job, error=JobError.of(Internal("a defect of edged; its log has more")))
         else:
-            await self._end(record.key, result=result)
+            await self._end(job, result=result)
         finally:
             self._running = self._work = None
 
+    async def _do(self, job: Running, job_type: JobType) -> dict[str, object]:
+        if job.cancelled:  # while its begin was written down
+            raise _cancelled()
+        log.info("job %s %s begins", *job.key)
+        self._work = asyncio.create_task(self._tasks[job_type].run(job), name=f"job {job.key[1]}")
+        return await asyncio.shield(self._work)
+
     async def _end(
-        self, key: Key, *, result: dict[str, object] | None = None, error: JobError | None = None
+        self, job: Running, *, result: dict[str, object] | None = None, error: JobError | None = None
     ) -> None:
         outcome = error.code if error else "successful"
-        log.info("job %s %s ended: %s", *key, f"{outcome}: {error.message}" if error else outcome)
-        record = self.records.get(key)
-        if record is None:  # forgotten meanwhile
+        log.info("job %s %s ended: %s", *job.key, f"{outcome}: {error.message}" if error else outcome)
+        if job.forgotten:
             return
+        record = self.records[job.key]
         if error:
             await self._settle(record, "failed", error=error)
         else:
@@ -212,6 +224,15 @@ class Jobs:
     def _put(self, record: Record) -> None:
         self.records[record.key] = structs.replace(record, ts=int(self._wall()))
         self.on_change()
+
+    def _settle_unsupported(self, record: Record) -> None:
+        """End a job that waited when its type was switched off; written down with the next change."""
+        error = JobError.of(self._unsupported(record.type))
+        self.records[record.key] = structs.replace(record, state="failed", error=error, ts=int(self._wall()))
+
+    def _unsupported(self, job_type: JobType) -> JobFailed:
+        hint = f"mqtt.job_types allows: {', '.join(self._tasks) or 'none'}"
+        return JobFailed("unsupported", f"{job_type} is switched off here", hint=hint)
 
     def _settle_interrupted(self, record: Record) -> None:
         """Decide about a job that was executing when the daemon ended; written down with the next change."""

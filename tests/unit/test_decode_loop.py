@@ -194,7 +194,7 @@ def test_the_oldest_long_prompt_gets_on_while_short_ones_keep_coming():
         stage.turn()
         if stage.text(0):
             break
-    # A quarter of each step is its own: 406 tokens at 4 a step.
+    # Every fourth step is its own, of 16 tokens: 406 tokens at 4 a step.
     assert key <= 406 // 4 + 2
 
 

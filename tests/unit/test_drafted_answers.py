@@ -7,6 +7,7 @@ import random
 import pytest
 
 from edged.worker.backends.base import StepError
+from edged.worker.forms.grammar import GrammarTooLarge
 from edged.worker.speculate import NOTHING, StepCost
 from tests.kit.fake_stage import Stage
 
@@ -105,3 +106,21 @@ def test_an_engine_that_cannot_take_back_is_not_trusted_any_more():
     drafted.start(1, TEXT)
     with pytest.raises(StepError, match="taken back"):
         drafted.play()
+
+
+def test_an_answer_that_fails_among_its_drafts_leaves_nothing_of_them_behind(caplog):
+    drafted = stage(cache_bytes=1 << 20)
+    drafted.start(1, TEXT)
+    while not drafted.loop._slots.active or drafted.loop._slots.find(1).generated < 20:
+        drafted.turn()
+    output = drafted.loop._slots.find(1).output
+
+    def too_large(token: int, row: int) -> list:
+        raise GrammarTooLarge("the form of the answer can be read in too many ways at once")
+
+    output.push = too_large
+    drafted.play()
+    assert drafted.end(1).code == "internal"
+    assert drafted.ask(2, TEXT) == f"echo: {TEXT}"
+    assert drafted.cached(2) == drafted.end(2).usage.prompt_tokens - 1
+    assert not caplog.records

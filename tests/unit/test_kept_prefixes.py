@@ -7,6 +7,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.ipc.frames import pack
 from edged.ipc.messages import Keep
 from edged.worker.backends.base import new_state
 from edged.worker.kept import KeptPrefixes
@@ -125,3 +126,15 @@ def test_a_state_that_the_engine_refuses_is_removed(tmp_path):
     assert files(tmp_path) == []
     assert len(box.loop._sharing.store) == 0
     assert not box.backend._cells
+
+
+def test_a_header_with_a_flipped_bit_or_of_nothing_but_brackets_is_no_prefix(tmp_path):
+    store = kept(tmp_path)
+    write(store, prefix(1), prefix(2))
+    flipped, nested = files(tmp_path)
+    data = bytearray(flipped.read_bytes())
+    data[data.index(b"engine and model")] |= 0x80
+    flipped.write_bytes(data)
+    nested.write_bytes(pack(b"\x81\xa4more" + b"\x91" * 100_000))
+    assert list(store.read(LIMIT)) == []
+    assert files(tmp_path) == []

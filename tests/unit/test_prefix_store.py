@@ -190,3 +190,29 @@ def test_a_store_shrunk_to_nothing_is_empty_and_grows_again():
     assert (len(store), store.held_bytes, store.make_room(1)) == (0, 0, False)
     store.shrink(50)
     assert store.make_room(50)
+
+
+def test_what_saves_too_little_is_not_found():
+    entry = prefix([1, 2, 3, 4])
+    store = store_of(entry)
+    assert store.longest(key_of([1, 2, 5]), cut=True, least=3) is None
+    assert store.longest(key_of([1, 2, 3, 5]), cut=True, least=3) == (entry, 3)
+
+
+def test_the_same_tokens_again_stay_as_useful_to_as_many():
+    first, newcomer = prefix([1], 30), prefix([2], 30)
+    store = store_of(first, newcomer)
+    store.hit(first)
+    again = prefix([1], 30, shared=False)
+    store.put(again)
+    assert list(store) == [newcomer, again]
+    assert again.shared
+
+
+def test_what_has_no_room_supersedes_nothing():
+    one, other = prefix([1]), prefix([2])
+    store = store_of(one, other)
+    assert not store.make_room(LIMIT + 1, instead_of=other)
+    assert list(store) == [one, other]
+    assert store.make_room(LIMIT - 10, instead_of=other)
+    assert list(store) == [one]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.api.requests import MAX_CHOICE_CHARS, MAX_CHOICES, Message, Sampling, ScoringRule
-from edged.ipc.messages import Start
+from edged.ipc.messages import Done, Start
 from edged.worker.choices import MOST_BLANKS, MOST_TOKENS, ChoiceTree, at_a_word, softmax
 from tests.kit.fake_stage import Stage
 
@@ -213,3 +213,21 @@ def test_a_raw_prompt_that_is_not_classified_keeps_the_blanks_at_its_end(fields)
     box.play()
     assert box.text(1) == "a"
     assert box.end(1).usage.prompt_tokens == len(prompt)
+
+
+def ask(box: Stage, key: int, *choices: str, **fields: object) -> None:
+    box.inbox.put(Start(key=key, op="classify", prompt="x", choices=choices, scoring="sum", **fields, **REST))
+
+
+def ends(box: Stage) -> list[int]:
+    return [message.key for message in box.said if isinstance(message, Done)]
+
+
+def test_urgent_choices_are_scored_first_and_of_others_each_in_its_turn():
+    box = Stage(slots=4, ubatch=4)
+    ask(box, 1, "a" * 100, "b")
+    ask(box, 2, "c" * 60, "d")
+    ask(box, 3, "e" * 20, "f")
+    ask(box, 4, "g" * 80, "h", priority=9)
+    box.play()
+    assert ends(box) == [4, 3, 2, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 
 import pytest
 
@@ -382,3 +383,72 @@ def test_pausing_and_resuming_in_any_order_changes_no_answer(seed, kind):
     box.play()
     for key, text in jobs.items():
         assert box.text(key) == "echo: " + text
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_what_is_let_go_of_takes_no_memory_however_it_is_in_use(slots):
+    box = stage(slots=slots, systems=("You watch a door. " * 20,))
+    box.turn(3)
+    box.ask(1, "first", system=SYSTEM)
+    box.start(2, "second", system=SYSTEM)
+    box.turn(3)
+    held = [weakref.ref(prefix) for prefix in box.loop._sharing.store]
+    assert len(held) > 1
+    box.shrink(0)
+    box.turn()
+    assert [one() for one in held] == [None] * len(held)
+    box.play()
+    assert box.text(2) == "echo: second"
+
+
+def test_a_few_tokens_in_common_are_read_again():
+    box = stage()
+    box.ask(1, "x" * 100)
+    box.ask(2, "y" * 100)
+    assert box.cached(2) == 0
+    assert not any(prefix.hits for prefix in box.loop._sharing.store)
+
+
+def test_a_request_that_waits_for_what_another_reads_takes_no_slot_from_a_slow_reader():
+    box = stage(slots=2, ubatch=16)
+    box.start(1, LONG, max_tokens=500)
+    box.turn(60)
+    box.pause(1)
+    box.start(2, "leads", system=SYSTEM)
+    box.turn()
+    box.start(3, "follows", system=SYSTEM)
+    box.turn(3)
+    assert not box.loop._slots.parked
+    box.resume(1)
+    box.play()
+    assert box.text(1) == "echo: " + LONG
+    assert box.cached(3) == HEAD
+
+
+def test_what_an_urgent_request_waits_for_is_no_longer_urgent_when_it_is_gone():
+    box = stage(slots=3, ubatch=16)
+    box.start(1, "background", system=SYSTEM, max_tokens=1, priority=0)
+    box.start(2, "c" * 120, max_tokens=1, priority=5)
+    box.turn()
+    box.start(3, "urgent", system=SYSTEM, max_tokens=1, priority=9)
+    box.turn()
+    box.cancel(3)
+    box.play()
+    ends = [message.key for message in box.said if isinstance(message, Done)]
+    assert ends == [2, 1]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 5])
+def test_the_time_of_an_answer_is_that_in_which_somebody_read_it(turns):
+    box = stage(slots=1, ubatch=16)
+    box.start(1, "a prompt that takes three steps to read")
+    box.turn(turns)
+    box.pause(1)
+    for _ in range(6):  # the first token may come in this time
+        box.turn()
+        box.now += 10.0
+    box.resume(1)
+    box.turn()
+    box.now += 2.0
+    box.play()
+    assert box.end(1).decode_ms == pytest.approx(2000)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from edged.api.events import CallPiece
 from edged.ipc.messages import Done, Token
+from edged.worker.speculate import NOTHING
 from edged.worker.telling import Telling
 from tests.kit.fake_stage import Stage
 
@@ -126,3 +127,32 @@ def test_text_behind_a_call_is_a_message_of_its_own_since_text_is_read_first():
         ("Hm", "reasoning", 0),
     ]
     assert [one.tokens for one in said] == [6, 0, 0]
+
+
+def test_what_one_step_has_drawn_is_told_together_and_at_once():
+    stage = Stage(cost=NOTHING, draft_tokens=7)
+    stage.start(1, "the quick brown fox jumps", pace_s=0.025)
+    while not stage.ended(1):
+        stage.now += 0.03
+        stage.turn()
+        slot = stage.loop._slots.find(1)
+        assert slot is None or not slot.untold
+    assert max(message.tokens for message in stage.said if isinstance(message, Token)) > 4
+
+
+def test_words_do_not_wait_for_the_scoring_of_choices():
+    stage = Stage(answer="0123456789" * 9, slots=2)
+    stage.start(1, "question", pace_s=0.025)
+    stage.turn(3)
+    stage.start(2, "x", op="classify", choices=("north and west", "north and east"), scoring="sum")
+    step, scored = stage.backend.step, []
+
+    def watched(runs):
+        if any(run.every for run in runs):
+            scored.append(runs)
+            assert len("".join(told(stage))) == stage.loop._slots.find(1).generated
+        return step(runs)
+
+    stage.backend.step = watched
+    stage.play()
+    assert scored

@@ -10,7 +10,7 @@ from tests.kit.fake_stage import Stage
 CACHE = 1 << 20
 SYSTEMS = (
     "You watch a pump. Say in one word how it does, or which part of it needs a person." * 2,
-    "You watch a door, and tell apart those who come from those who go, and cats from both." * 2,
+    "You watch a pump. Say in one word who comes and who goes, and tell cats from both of them." * 2,
     "Too short.",
 )
 
@@ -20,7 +20,7 @@ def head(system: str) -> int:
 
 
 def stage(**fields) -> Stage:
-    return Stage(context=1024, **{"cache_bytes": CACHE, "systems": SYSTEMS, **fields})
+    return Stage(**{"context": 1024, "cache_bytes": CACHE, "systems": SYSTEMS, **fields})
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -28,7 +28,7 @@ def test_what_the_configuration_names_is_read_before_the_first_request(recurrent
     box = stage(recurrent=recurrent)
     box.play()
     # With attention alone the second goes on where it parts from the first.
-    alike = 0 if recurrent else len("<system>You watch a ")
+    alike = 0 if recurrent else len("<system>You watch a pump. Say in one word ")
     assert box.evaluated == head(SYSTEMS[0]) + head(SYSTEMS[1]) - alike
     for key, system in enumerate(SYSTEMS[:2]):
         box.ask(key, f"question {key}", system=system)
@@ -93,3 +93,45 @@ def test_a_measurement_does_not_wait_for_it():
     assert isinstance(box.said[-1], Measured)
     box.play()
     assert len(box.loop._sharing.store) == 2
+
+
+@pytest.mark.parametrize("spare", [-1, 0, 1])
+def test_what_leaves_no_room_for_a_request_is_not_read(spare):
+    box = stage(context=head(SYSTEMS[0]) - spare, systems=SYSTEMS[:1])
+    box.play()
+    assert (box.evaluated > 0) is (spare < 0)
+    assert not box.loop._warming.pending
+
+
+def test_what_was_let_go_of_is_read_again_when_there_is_room_again():
+    box = stage()
+    box.play()
+    box.shrink(0)
+    box.play()
+    before = box.evaluated
+    box.shrink(CACHE)
+    box.play()
+    assert box.evaluated > before
+    for key, system in enumerate(SYSTEMS[:2]):
+        box.ask(key, f"question {key}", system=system)
+        assert box.cached(key) == head(system)
+
+
+def test_who_goes_on_takes_the_sequence_from_it_like_who_begins():
+    box = stage(slots=4, systems=())
+    for key in range(3):
+        box.start(key, "x" * 60)
+    box.turn(20)
+    for key in range(3):
+        box.pause(key)
+    box.turn()
+    box.loop._warming._systems.append(SYSTEMS[0])
+    box.turn(2)  # reads in the one sequence that is free
+    assert 3 in box.backend._cells
+    box.cancel(1)
+    box.resume(0)
+    box.resume(2)
+    box.play()
+    assert (box.text(0), box.text(2)) == ("echo: " + "x" * 60, "echo: " + "x" * 60)
+    box.ask(3, "hello", system=SYSTEMS[0])
+    assert (box.text(3), box.cached(3)) == ("echo: hello", head(SYSTEMS[0]))

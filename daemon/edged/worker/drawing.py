@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edged.worker.backends.base import StepError
-from edged.worker.refused import Refused
 from edged.worker.speculate import Drafter
 
 if TYPE_CHECKING:
@@ -57,23 +56,19 @@ class Drawing:
         The others are behind each token of ``draft``; they are right as long as all is drawn as drafted.
         Raises Refused when no token can be drawn that has the form the answer must have.
         """
-        refused: Refused | None = None
         accepted = 0
-        for row, guess in zip(rows, [*draft, None], strict=True):
-            try:
+        try:
+            for row, guess in zip(rows, [*draft, None], strict=True):
                 token = self._backend.sample(slot.sampler, row, slot.output.allows)
-            except Refused as error:
-                refused = error
-                break
-            self._say(slot, token, row)
-            if token != guess or slot.output.ended is not None or slot.pending > 1:
-                break
-            slot.position += 1
-            accepted += 1
-        if draft:
-            self._settle(slot, len(draft), accepted)
-        if refused is not None:
-            raise refused
+                self._say(slot, token, row)
+                if token != guess or slot.output.ended is not None or slot.pending > 1:
+                    break
+                slot.position += 1
+                accepted += 1
+        finally:
+            if draft:
+                self._settle(slot, len(draft), accepted)
+        self._telling.keep_pace(slot)
 
     def _say(self, slot: Slot, token: int, row: int) -> None:
         slot.tokens.append(token)

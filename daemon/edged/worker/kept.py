@@ -151,7 +151,7 @@ def _header(file: BufferedReader) -> Header:
     try:
         (length,) = HEADER.unpack(file.read(HEADER.size))
         header = msgspec.msgpack.decode(file.read(min(length, MAX_FRAME_BYTES)), type=Header)
-    except (struct.error, msgspec.DecodeError) as error:
+    except (struct.error, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise KeptError(f"it does not begin like a prefix: {error}") from error
     if header.size_bytes <= 0 or not header.tokens or len(header.tokens) % TOKEN_BYTES:
         raise KeptError("its header contradicts itself")

@@ -108,18 +108,9 @@ class DecodeLoop:
         self._receive(wait=wait)
         self._expire()
         slots = self._slots
-        if self._waiting or slots.resumed or self._measures:
+        if self._waiting or slots.resumed or slots.at_work or self._measures:
             self._warming.interrupt()
-        slots.make_way(len(self._waiting))
-        for request in self._waiting:
-            if not slots.free:
-                break
-            leader = self._sharing.leader(request.prompt, slots.active.values())
-            if leader is not None:  # it reads for both, so it is as urgent as both
-                leader.priority = max(leader.priority, request.order.priority)
-                continue
-            self._waiting.remove(request.order.key)
-            self._admit(request)
+        self._let_in()
         slots.close_ranks()
         at_work, scoring = slots.at_work, slots.scoring
         self._busy(not self.idle)
@@ -129,13 +120,32 @@ class DecodeLoop:
         self._work(at_work, scoring)
         self._telling.deliver()
 
+    def _let_in(self) -> None:
+        """Give sequences to answers that go on, then to requests that have nobody to wait for."""
+        slots = self._slots
+        slots.make_way(0)
+        if not (slots.free or slots.lendable):
+            return
+        for request in self._waiting:
+            leader = self._sharing.leader(request.prompt, slots.active.values())
+            if leader is not None:  # it reads for both, so it is as urgent as both
+                leader.priority = max(leader.priority, request.order.priority)
+                continue
+            slots.make_way(1)
+            if not slots.free:
+                break
+            self._waiting.remove(request.order.key)
+            self._admit(request)
+
     def _work(self, at_work: list[Slot], scoring: list[Slot]) -> None:
         """A step of what is at work, and one of what scores; where nothing is, a measurement or warming."""
         if at_work:
             self._step(at_work)
             self._progressed()
         if scoring:  # a step of its own, one slot at a time, so that others wait for a short one at most
-            self._score(scoring[0])
+            self._telling.finish_all(self._slots)
+            self._telling.deliver()
+            self._score(max(scoring, key=lambda slot: slot.priority))
             self._progressed()
         if at_work or scoring:
             return
@@ -163,11 +173,17 @@ class DecodeLoop:
             case Measure():
                 self._measures.append(message)
             case Shrink():
+                more = message.to_bytes > self._sharing.store.limit_bytes
                 self._sharing.shrink(message.to_bytes)
+                if more:
+                    self._warming.again()
             case Cancel():
                 self._end(message.key, "cancelled", "the request was cancelled")
-            case Pause() | Resume() if (slot := self._slots.find(message.key)) is not None:
-                slot.paused = isinstance(message, Pause)
+            case Pause() if (slot := self._slots.find(message.key)) is not None:
+                slot.pause(self._clock())
+                self._telling.finish(slot)
+            case Resume() if (slot := self._slots.find(message.key)) is not None:
+                slot.resume(self._clock())
                 self._telling.finish(slot)
 
     def _end(self, key: int, code: str, why: str) -> None:
@@ -178,7 +194,10 @@ class DecodeLoop:
             if slot.scoring is None and key in self._slots.active:
                 self._sharing.leaving(slot, whole=False)
             self._slots.close(slot)
-        elif not self._waiting.remove(key):
+        elif self._waiting.remove(key):
+            for other in self._slots.active.values():  # what it waited for is less urgent without it
+                other.priority = other.order.priority
+        else:
             return
         self._reject(key, code, why)
 
@@ -266,6 +285,7 @@ class DecodeLoop:
         scoring = slot.scoring
         if scoring is None:
             return
+        self._slots.last_in_turn(slot)
         try:
             scoring.step()
         except StateError as error:
@@ -301,7 +321,7 @@ class DecodeLoop:
             cached_tokens=slot.cached,
             reasoning_tokens=slot.output.thought_tokens or UNSET,
         )
-        decode_ms = (self._clock() - slot.first_token_at) * 1000
+        decode_ms = (self._clock() - slot.first_token_at - slot.paused_s) * 1000
         self._telling.finish(slot)
         self._telling.tell(Done(key=slot.key, finish=finish, usage=usage, decode_ms=decode_ms))
         self._telling.deliver()  # keeping its state takes a while, and is nothing to wait for

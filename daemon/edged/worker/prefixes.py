@@ -83,8 +83,12 @@ class PrefixStore(Generic[State]):
     def free_bytes(self) -> int:
         return self.limit_bytes - self.held_bytes
 
-    def longest(self, key: bytes, *, cut: bool) -> tuple[Prefix[State], int] | None:
-        """The entry that saves most of ``key``, and how many tokens that are.
+    def get(self, key: bytes) -> Prefix[State] | None:
+        """The entry of just these tokens."""
+        return self._new.get(key) or self._proven.get(key)
+
+    def longest(self, key: bytes, *, cut: bool, least: int = 1) -> tuple[Prefix[State], int] | None:
+        """The entry that saves most of ``key``, and how many tokens that are, if they are ``least``.
 
         Without ``cut`` only an entry that ``key`` begins with counts; with it an entry may be cut back to
         what it has in common with ``key``. Of equals the smallest.
@@ -97,7 +101,9 @@ class PrefixStore(Generic[State]):
                 length = common_tokens(key, prefix.key)
             else:
                 continue
-            if length and (best is None or (length, -prefix.size_bytes) > (best[1], -best[0].size_bytes)):
+            if length < least:
+                continue
+            if best is None or (length, -prefix.size_bytes) > (best[1], -best[0].size_bytes):
                 best = prefix, length
         return best
 
@@ -115,24 +121,34 @@ class PrefixStore(Generic[State]):
 
     def supersede(self, prefix: Prefix[State]) -> None:
         """``prefix`` is the next to go: a longer one serves its conversation."""
-        if self._holds(prefix):
+        if self.get(prefix.key) is prefix:
             self._proven.pop(prefix.key, None)
             self._new[prefix.key] = prefix
             self._new.move_to_end(prefix.key, last=False)
 
-    def make_room(self, size_bytes: int) -> bool:
-        """Let go of as much as it takes; False, and nothing let go, when that is more than the limit."""
+    def make_room(self, size_bytes: int, instead_of: Prefix[State] | None = None) -> bool:
+        """Let go of as much as it takes; False, and nothing changed, when that is more than the limit.
+
+        ``instead_of`` is superseded by what the room is for.
+        """
         if size_bytes > self.limit_bytes:
             return False
+        if instead_of is not None:
+            self.supersede(instead_of)
         self._let_go(lambda: self.held_bytes + size_bytes > self.limit_bytes)
         return True
 
     def put(self, prefix: Prefix[State]) -> None:
-        """Take in what ``make_room`` was asked for. Raises ValueError when there is no room."""
+        """Take in what ``make_room`` was asked for. Raises ValueError when there is no room.
+
+        In place of an entry of the same tokens it is as useful to as many.
+        """
+        before, queue = self.get(prefix.key), self._proven if prefix.key in self._proven else self._new
         self.drop(prefix.key)
         if self.held_bytes + prefix.size_bytes > self.limit_bytes:
             raise ValueError("there is no room for this prefix")
-        self._new[prefix.key] = prefix
+        prefix.shared = prefix.shared or (before is not None and before.shared)
+        queue[prefix.key] = prefix
         self.held_bytes += prefix.size_bytes
 
     def drop(self, key: bytes) -> None:
@@ -149,6 +165,3 @@ class PrefixStore(Generic[State]):
     def _let_go(self, too_much: Callable[[], bool]) -> None:
         while too_much():
             self.drop(next(iter(self)).key)
-
-    def _holds(self, prefix: Prefix[State]) -> bool:
-        return (self._new.get(prefix.key) or self._proven.get(prefix.key)) is prefix

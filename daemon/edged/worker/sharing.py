@@ -68,7 +68,7 @@ class Sharing:
         """
         if not self.on:
             return None
-        found = self.store.longest(prompt.beginning, cut=self._backend.can_truncate)
+        found = self._longest(prompt.beginning)
         most = (found[1] if found else 0) + LEAST_TOKENS - 1
         best: Slot | None = None
         for slot in slots:
@@ -130,10 +130,10 @@ class Sharing:
         slot.position, slot.origin = self.restore(slot.index, key_of(slot.tokens[:-1]))
         slot.kept = slot.position
 
-    def restore(self, seq: int, wanted: bytes) -> tuple[int, Prefix[State] | None]:
-        """The longest beginning of ``wanted`` that is kept, into an empty sequence: tokens, and the entry."""
+    def restore(self, seq: int, wanted: bytes) -> tuple[int, bytes]:
+        """The longest beginning of ``wanted`` that is kept, into an empty sequence: tokens, and its key."""
         backend = self._backend
-        while (found := self.store.longest(wanted, cut=backend.can_truncate)) is not None:
+        while (found := self._longest(wanted)) is not None:
             prefix, length = found
             try:
                 backend.restore(seq, prefix.state, prefix.length)
@@ -145,19 +145,27 @@ class Sharing:
             self.store.hit(prefix)
             if prefix.shared and self._kept is not None and prefix.hits == 1:
                 self._kept.write(prefix)
-            return length, prefix
-        return 0, None
+            return length, prefix.key
+        return 0, b""
 
-    def keep(self, seq: int, tokens: list[int], *, shared: bool, evict: bool = True) -> Prefix[State] | None:
+    def keep(
+        self,
+        seq: int,
+        tokens: list[int],
+        *,
+        shared: bool,
+        evict: bool = True,
+        instead_of: Prefix[State] | None = None,
+    ) -> Prefix[State] | None:
         """Save a sequence that has evaluated ``tokens``; None when there is no room for it.
 
-        Without ``evict`` nothing else is let go of for it.
+        Without ``evict`` nothing else is let go of for it; ``instead_of`` may go first.
         """
         key = key_of(tokens)
         size_bytes = self._backend.state_bytes(seq) + len(key)
         if not evict and size_bytes > self.store.free_bytes:
             return None
-        if not self.store.make_room(size_bytes):
+        if not self.store.make_room(size_bytes, instead_of):
             self._too_long = min(self._too_long, len(tokens))
             return None
         try:
@@ -171,8 +179,12 @@ class Sharing:
 
     def _keep(self, slot: Slot, *, shared: bool) -> None:
         # The earlier turn of this conversation will hardly be asked for again.
-        if slot.origin is not None and not slot.origin.shared and slot.origin.length <= slot.kept:
-            self.store.supersede(slot.origin)
-        prefix = self.keep(slot.index, slot.tokens[: slot.position], shared=shared)
+        earlier = self.store.get(slot.origin)
+        if earlier is not None and (earlier.shared or earlier.length > slot.kept):
+            earlier = None
+        prefix = self.keep(slot.index, slot.tokens[: slot.position], shared=shared, instead_of=earlier)
         if prefix is not None:
-            slot.kept, slot.origin = prefix.length, prefix
+            slot.kept, slot.origin = prefix.length, prefix.key
+
+    def _longest(self, key: bytes) -> tuple[Prefix[State], int] | None:
+        return self.store.longest(key, cut=self._backend.can_truncate, least=LEAST_TOKENS)

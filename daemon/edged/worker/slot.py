@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edged.ipc.messages import Token
-    from edged.worker.backends.base import Sampler, State
+    from edged.worker.backends.base import Sampler
     from edged.worker.output import Output
-    from edged.worker.prefixes import Prefix
     from edged.worker.scoring import Scoring
     from edged.worker.speculate import Drafter
     from edged.worker.waiting import Waiting
@@ -23,6 +22,8 @@ class Slot:
         self.priority = request.order.priority
         self.deadline = request.deadline
         self.paused = False  # its reader has not taken what was said
+        self.paused_s = 0.0  # since the first token, in pauses that are over
+        self._paused_at = 0.0
         self.prompt = request.prompt
         self.tokens = list(request.prompt.tokens)  # the prompt, then every token drawn
         self.prompt_tokens = len(request.prompt.tokens)
@@ -30,7 +31,7 @@ class Slot:
         self.stops: dict[int, bool] = {}  # positions where the state is to be kept → whether for many
         self.cached = 0  # tokens of the prompt that came from elsewhere
         self.kept = 0  # tokens of it that need not be kept again
-        self.origin: Prefix[State] | None = None  # where they are kept
+        self.origin = b""  # the key of where they are kept
         self.sampler = sampler
         self.output = output
         self.first_token_at = 0.0
@@ -63,6 +64,15 @@ class Slot:
     def decoding(self) -> bool:
         """The answer has begun, and no more than its last token is to be evaluated."""
         return self.generated > 0 and self.pending == 1
+
+    def pause(self, now: float) -> None:
+        if not self.paused:
+            self.paused, self._paused_at = True, now
+
+    def resume(self, now: float) -> None:
+        if self.paused and self.generated:
+            self.paused_s += now - max(self._paused_at, self.first_token_at)
+        self.paused = False
 
     def take(self, count: int) -> list[int]:
         """The next ``count`` tokens to evaluate; they count as evaluated from here on."""

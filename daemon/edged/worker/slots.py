@@ -51,6 +51,11 @@ class Slots:
         return [slot for slot in self.parked.values() if not slot.paused]
 
     @property
+    def lendable(self) -> list[Slot]:
+        """Those whose readers are slow, so that others may have their sequence."""
+        return [slot for slot in self.active.values() if slot.paused and slot.decoding]
+
+    @property
     def deadline(self) -> float:
         """When the time of the first of them is over."""
         return min((slot.deadline for slot in self), default=math.inf)
@@ -77,6 +82,10 @@ class Slots:
         """``slot`` works in these, too, until it is closed."""
         slot.borrowed = sequences
         self.free = [seq for seq in self.free if seq not in sequences]
+
+    def last_in_turn(self, slot: Slot) -> None:
+        """The others come before it."""
+        self.active[slot.key] = self.active.pop(slot.key)
 
     def close_ranks(self) -> None:
         """Move one answer to another sequence where that leaves fewer groups of neighbours.
@@ -106,7 +115,7 @@ class Slots:
     def make_way(self, wanted: int) -> None:
         """Lend sequences of answers whose readers are slow to ``wanted`` requests, and take them back."""
         resumed = self.resumed
-        for slot in [slot for slot in self.active.values() if slot.paused and slot.decoding]:
+        for slot in self.lendable:
             if len(self.free) >= len(resumed) + wanted:
                 break
             self._sharing.park(slot)

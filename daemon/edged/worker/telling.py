@@ -36,6 +36,9 @@ class Telling:
                 slot.untold[-1] = _joined(slot.untold[-1], message)
             else:
                 slot.untold.append(message)
+
+    def keep_pace(self, slot: Slot) -> None:
+        """Tell what is held back when it is time: after each step, which may have drawn many tokens."""
         if slot.untold and self._clock() >= slot.due:
             self.finish(slot)
             slot.due = self._clock() + slot.order.pace_s

@@ -12,8 +12,7 @@ from edged.worker.sharing import LEAST_TOKENS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from edged.worker.backends.base import Backend, State
-    from edged.worker.prefixes import Prefix
+    from edged.worker.backends.base import Backend
     from edged.worker.sharing import Sharing
 
 
@@ -21,7 +20,7 @@ class Warming:
     """One step of at most ``chunk`` tokens at a time, in a sequence that is free at that moment.
 
     ``opening`` gives the tokens that conversations with a system message begin with. What does not fit the
-    cache beside what it holds is not kept.
+    cache beside what it holds is not kept; what leaves no room for a request is not read.
     """
 
     def __init__(
@@ -35,13 +34,14 @@ class Warming:
     ) -> None:
         self._backend = backend
         self._sharing = sharing
-        self._systems = deque(systems)
+        self._all = tuple(systems)
+        self._systems = deque(self._all)
         self._opening = opening
         self._chunk = chunk
         self._tokens: list[int] = []  # of the first of the systems, once it has begun
         self._seq: int | None = None
         self._position = 0
-        self._part: Prefix[State] | None = None  # kept at an interruption
+        self._part = b""  # the key of what was kept at an interruption
 
     @property
     def pending(self) -> bool:
@@ -50,12 +50,12 @@ class Warming:
     def step(self, seq: int) -> None:
         """Read on; the sequence stays in use until ``interrupt``, or until ``pending`` is over."""
         self._tokens = self._tokens or self._opening(self._systems[0])
-        if len(self._tokens) < LEAST_TOKENS:
+        if not LEAST_TOKENS <= len(self._tokens) < self._backend.context:
             self._next()
             return
         if self._seq is None:
             self._seq = seq
-            self._position = self._sharing.restore(seq, key_of(self._tokens))[0]
+            self._position, _ = self._sharing.restore(seq, key_of(self._tokens))
         if part := self._tokens[self._position : self._position + self._chunk]:
             self._backend.step([Run(self._seq, part, self._position, output=False)])
             self._position += len(part)
@@ -63,6 +63,12 @@ class Warming:
                 self._keep(self._seq)
         if self._position == len(self._tokens):
             self._next()
+
+    def again(self) -> None:
+        """Read all of them once more, as far as they are not kept."""
+        self.interrupt()
+        self._systems = deque(self._all)
+        self._tokens, self._part = [], b""
 
     def interrupt(self) -> None:
         """Somebody needs the sequence: keep what is read so far for them, or for later."""
@@ -72,13 +78,13 @@ class Warming:
 
     def _keep(self, seq: int) -> None:
         """What is read so far, in place of what was read before an interruption."""
-        if self._part is not None:
-            self._sharing.store.drop(self._part.key)
-        self._part = self._sharing.keep(seq, self._tokens[: self._position], shared=True, evict=False)
+        self._sharing.store.drop(self._part)
+        kept = self._sharing.keep(seq, self._tokens[: self._position], shared=True, evict=False)
+        self._part = kept.key if kept is not None else b""
 
     def _next(self) -> None:
         self._systems.popleft()
-        self._tokens, self._part = [], None
+        self._tokens, self._part = [], b""
         self._leave()
 
     def _leave(self) -> None:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import Struct
 
-from edged.api.requests import Message
 from edged.ipc.messages import Done, EngineOptions
-from edged.worker.template import TemplateError
-from tests.kit.decoding import Drawn, Stage, Watched, alone, behind, prefill, watched
+from tests.kit.decoding import Drawn, Stage, Watched, alone, asked, behind, prefill, tokens, watched
 from tests.kit.model import gemma3, smollm2
 from tests.kit.random_model import random_model
 
@@ -68,17 +66,6 @@ def jobs(seed: int, count: int) -> list[Job]:
     return made
 
 
-def asked(backend: Watched, job: Job) -> tuple[dict[str, Any], list[int]]:
-    """The fields of the request, a conversation where the model knows how, and the tokens of its prompt."""
-    said = (("system", job.system), ("user", job.text))
-    messages = tuple(Message(role=role, content=text) for role, text in said if text)
-    try:
-        return {"op": "chat", "messages": messages}, backend.render(messages, thinking=False)
-    except TemplateError:
-        prompt = f"{job.system} {job.text}"
-        return {"op": "generate", "prompt": prompt}, backend.tokenize(prompt)
-
-
 def play(stage: Stage, work: list[Job], fields: list[dict[str, Any]]) -> None:
     turn = 0
     left = dict(enumerate(work))
@@ -92,10 +79,6 @@ def play(stage: Stage, work: list[Job], fields: list[dict[str, Any]]) -> None:
                 del left[key]
         stage.turn()
         turn += 1
-
-
-def tokens(drawn: list[Drawn]) -> list[int]:
-    return [item.token for item in drawn]
 
 
 def noise(backend: Watched, prompts: Sequence[list[int]]) -> float:
@@ -159,7 +142,7 @@ def test_requests_at_once_each_get_the_tokens_they_get_alone(
 ):
     backend, options = load(model, tmp_path, slots)
     work = jobs(slots, requests)
-    fields, prompts = zip(*(asked(backend, job) for job in work), strict=True)
+    fields, prompts = zip(*(asked(backend, job.system, job.text) for job in work), strict=True)
     lone = [
         alone(backend, prompt, job.max_tokens, chunk=UBATCH)
         for prompt, job in zip(prompts, work, strict=True)

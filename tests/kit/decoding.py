@@ -9,11 +9,12 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from msgspec import Struct
 
-from edged.api.requests import Sampling
-from edged.ipc.messages import Cancel, Done, Rejected, Shrink, Start, Token
+from edged.api.requests import Message, Sampling
+from edged.ipc.messages import Cancel, Done, Pause, Rejected, Resume, Shrink, Start, Token
 from edged.worker.backends.base import Run
 from edged.worker.backends.llama import LlamaBackend, load_llama
 from edged.worker.loop import DecodeLoop
+from edged.worker.template import TemplateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,21 @@ class Watched:
 def watched(path: Path, options: EngineOptions) -> Watched:
     """The model of ``path``; close it."""
     return Watched(load_llama(str(path), options, lambda: None))
+
+
+def asked(backend: Watched, system: str, text: str) -> tuple[dict[str, Any], list[int]]:
+    """The fields of a request, a conversation where the model knows how, and the tokens of its prompt."""
+    said = (("system", system), ("user", text))
+    messages = tuple(Message(role=role, content=words) for role, words in said if words)  # type: ignore[arg-type]
+    try:
+        return {"op": "chat", "messages": messages}, backend.render(messages, thinking=False)
+    except TemplateError:
+        prompt = f"{system} {text}"
+        return {"op": "generate", "prompt": prompt}, backend.tokenize(prompt)
+
+
+def tokens(drawn: Sequence[Drawn]) -> list[int]:
+    return [item.token for item in drawn]
 
 
 def prefill(backend: Backend, seq: int, tokens: Sequence[int], start: int = 0, *, chunk: int) -> int:
@@ -138,6 +154,12 @@ class Stage:
 
     def cancel(self, key: int) -> None:
         self.inbox.put(Cancel(key=key))
+
+    def pause(self, key: int) -> None:
+        self.inbox.put(Pause(key=key))
+
+    def resume(self, key: int) -> None:
+        self.inbox.put(Resume(key=key))
 
     def shrink(self, to_bytes: int) -> None:
         self.inbox.put(Shrink(to_bytes=to_bytes))

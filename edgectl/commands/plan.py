@@ -52,7 +52,8 @@ The reserve, unless --reserve says it:
   and what will come back from swap. At most half of the memory.
 
 \b
-Nothing is downloaded or changed. Exit status 3: nothing fits."""
+Nothing is downloaded or changed. Exit status 3: nothing fits; --explain
+says of what does not fit why, and ends with 0."""
 
 
 @click.command(epilog=EPILOG)
@@ -114,6 +115,8 @@ def command(
     from edgectl.planning.speed import device_speed
     from edgectl.planning.wishes import check_wishes
 
+    if explain is not None and (model or quant or everything):
+        raise Usage("--explain names the one file that it shows", hint="leave out --model, --quant and --all")
     wishes = Wishes(
         context_tokens=context_tokens,
         slots=slots,

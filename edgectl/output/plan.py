@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 THOUGHT_TOKENS = 1000  # what a model thinks before an answer of middling difficulty
 WIDE_COLUMNS = 100  # from here on the verdict is a phrase instead of a word
+SMALL_COLUMNS = 70  # below it the verdict has no room beside every figure
 
 _SHORT = {
     "unpinned": "no hash",
@@ -41,7 +42,7 @@ def show_plan(out: Console, result: PlanResult, *, everything: bool, next_comman
     rows = tuple(sorted(rows, key=lambda one: (one.demo, smallest[one.model], one.download_bytes)))
     device = result.device
     out.print(f"[bold]{escape(device.name)}[/]: {_memory_line(result)}\n")
-    out.print(_table(rows, result.choice, wide=out.width >= WIDE_COLUMNS))
+    out.print(_table(rows, result.choice, columns=out.width))
     hidden = len(result.candidates) - len(rows)
     _show_ways(out, rows)
     out.print()
@@ -74,7 +75,7 @@ def _legend(result: PlanResult) -> str:
     return (
         f"~ is an estimate. Speed: {speed}, for one request alone; first token after a prompt of 500 tokens. "
         "Memory: the limit, computed from the model's geometry. Quality: mean of the published MMLU-Pro and "
-        "IFEval, less the loss of the quantization."
+        "IFEval in thinking mode, less the loss of the quantization."
     )
 
 
@@ -108,32 +109,40 @@ def _reserve(result: PlanResult) -> str:
     return f"{mib(result.reserve_bytes)} kept free: {why}"
 
 
-def _table(rows: tuple[Candidate, ...], choice: Plan | None, *, wide: bool) -> Table:
+def _table(rows: tuple[Candidate, ...], choice: Plan | None, *, columns: int) -> Table:
     from rich.table import Table
 
+    wide = columns >= WIDE_COLUMNS
+    left_out = {"file", "first"} if columns < SMALL_COLUMNS else set()
     table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="bold")
     table.add_column("model", no_wrap=True)
     table.add_column("quant", no_wrap=True)
-    for name in ("download", "memory", "tokens/s", "first token", "quality") if wide else _NARROW:
-        table.add_column(name, justify="right", no_wrap=True)
+    names = _WIDE if wide else _NARROW
+    for name in names:
+        if name not in left_out:
+            table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     for one in rows:
         chosen = choice is not None and (one.model, one.quant) == (choice.model, choice.quant)
         mark = "~" if one.speed.kind == "estimated" else ""
-        table.add_row(
-            one.model,
-            one.quant,
+        figures = (
             "stored" if one.stored else size(one.download_bytes),
             f"~{size(one.needed_bytes)}",
             mark + _figure(one.speed.decode_tps),
             mark + _seconds(one.speed.ttft_500_s),
             f"{one.quality:.0f}",
+        )
+        table.add_row(
+            one.model,
+            one.quant,
+            *(figure for name, figure in zip(names, figures, strict=True) if name not in left_out),
             _verdict(one, chosen=chosen, wide=wide),
             style="bold green" if chosen else "" if one.fits else "dim",
         )
     return table
 
 
+_WIDE = ("download", "memory", "tokens/s", "first token", "quality")
 _NARROW = ("file", "memory", "tok/s", "first", "qual.")
 
 
@@ -182,7 +191,7 @@ def _show_choice(out: Console, choice: Plan, next_command: str) -> None:
         table.add_row(name, escape(text))
     out.print(table)
     if next_command:
-        out.print(f"\nNext: [bold]{escape(next_command)}[/]")
+        out.print(f"\nNext: [bold]{escape(next_command)}[/]", soft_wrap=True)  # to be copied whole
 
 
 def speed_source(kind: str, source: str) -> str:

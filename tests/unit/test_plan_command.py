@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from edgectl.cli import cli
 from edgectl.models.refs import Ref
 from edgectl.models.store import Store
 from edgectl.output.outcome import run
+from edgectl.output.plan import show_plan
 from edgectl.planning.catalog import load_catalog
+from tests.kit.golden_plans import planned
 
 
 @pytest.fixture
@@ -89,6 +93,30 @@ def test_this_computer_can_be_planned_for(edgectl):
     status, out, _ = edgectl("plan", "--json", "--min-tps", "0.001", "--max-ttft", "100000")
     assert status in (0, 3)
     assert json.loads(out)["device"]["threads"] >= 1
+
+
+@pytest.mark.parametrize("words", [["--model", "qwen3.5-4b"], ["--quant", "Q4_K_M"], ["--all"]])
+def test_what_does_not_go_with_explain_is_refused(edgectl, words):
+    status, out, err = edgectl("plan", "--explain", "qwen3.5-2b:Q4_K_M", *words)
+    assert (status, out) == (2, "")
+    assert "--explain names the one file" in err
+
+
+@pytest.mark.parametrize("columns", [60, 69, 80, 100])
+def test_the_next_command_is_one_line_and_every_verdict_is_whole(columns):
+    text = io.StringIO()
+    out = Console(file=text, width=columns, highlight=False, color_system=None)
+    command = (
+        "on the board: sudo edgectl install --model qwen3.5-2b:UD-Q4_K_XL --context 4096 --concurrency 2"
+    )
+    show_plan(out, planned("pi5-8gb"), everything=False, next_command=command)
+    assert f"\nNext: {command}\n" in text.getvalue()
+    if columns < 100:
+        rows = text.getvalue().split("\n\n")[1].splitlines()
+        assert len(rows) == 7  # none goes on in another line
+        assert {row.split()[-1] for row in rows[1:]} <= {
+            "fits", "chosen", "slow", "large", "late", "hash",
+        }  # fmt: skip
 
 
 def test_beside_a_running_service_it_plans_with_the_memory_that_install_would_have(

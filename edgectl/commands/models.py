@@ -145,6 +145,14 @@ def say_oddities(store: Store) -> None:
             "`edgectl models rm --unfinished`",
             err=True,
         )
+    nameless = store.nameless()
+    if nameless:
+        total_bytes = sum(path.stat().st_size for path in nameless)
+        click.echo(
+            f"{len(nameless)} without a name or damaged ({size(total_bytes)}): "
+            "`edgectl models rm --unfinished` removes what no configuration uses",
+            err=True,
+        )
     for path in store.broken():
         click.echo(f"not a readable manifest: {path}", err=True)
 
@@ -202,8 +210,10 @@ Examples:
 @click.argument("spec", required=False)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Remove it even if it is in use.")
-@click.option("--unfinished", is_flag=True, help="Remove unfinished downloads instead of a model.")
-def rm_command(spec: str | None, *, yes: bool, force: bool, unfinished: bool) -> None:
+@click.option("--unfinished", is_flag=True,
+              help="Remove unfinished downloads and files without a name instead of a model.")  # fmt: skip
+@json_option
+def rm_command(spec: str | None, *, yes: bool, force: bool, unfinished: bool, as_json: bool) -> None:
     """Remove the stored model SPEC; its bytes go when no other name needs them.
 
     Refuses the model that the installed configuration names, because edged could not start without it, and
@@ -213,8 +223,7 @@ def rm_command(spec: str | None, *, yes: bool, force: bool, unfinished: bool) ->
     if unfinished == (spec is not None):
         raise Usage("name a model, or give --unfinished", hint="`edgectl models list` shows the names")
     if spec is None:
-        removed = store.clean(downloads_older_than_s=0)
-        click.echo(f"removed {len(removed)} unfinished ({size(sum(item.size_bytes for item in removed))})")
+        remove_unfinished(store, as_json=as_json)
         return
     ref = stored(store, spec)
     if not force and is_used(store, ref, configured_model()):
@@ -229,7 +238,26 @@ def rm_command(spec: str | None, *, yes: bool, force: bool, unfinished: bool) ->
         )
     confirm(ref, yes=yes)
     freed = store.remove(ref)
-    click.echo(f"removed {ref.spec}" + (f", {size(ref.size_bytes)} freed" if freed else ""))
+    if as_json:
+        emit_json({"removed": ref.spec, "freed_bytes": ref.size_bytes if freed else 0})
+    else:
+        click.echo(f"removed {ref.spec}" + (f", {size(ref.size_bytes)} freed" if freed else ""))
+
+
+def remove_unfinished(store: Store, *, as_json: bool) -> None:
+    """Downloads that nobody works on, and files that no name and no configuration needs."""
+    removed = store.clean(downloads_older_than_s=0)
+    part_bytes = sum(item.size_bytes for item in removed)
+    nameless_bytes = 0
+    if store.nameless():
+        used = {path.resolve() for path in (configured_model(), switched_model()) if path is not None}
+        nameless_bytes = store.remove_nameless(keep=lambda path: path.resolve() in used)
+    if as_json:
+        emit_json({"unfinished": len(removed), "freed_bytes": part_bytes + nameless_bytes})
+        return
+    click.echo(f"removed {len(removed)} unfinished ({size(part_bytes)})")
+    if nameless_bytes:
+        click.echo(f"removed {size(nameless_bytes)} without a name")
 
 
 def confirm(ref: Ref, *, yes: bool) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgectl.commands.local_models import local_store, name_file, stored_bytes
 from edgectl.errors import EdgeError, IntegrityError, NotFound, Usage
 from edgectl.models.storage import storage_errors
-from edgectl.output.terminal import size
+from edgectl.output.terminal import emit_json, json_option, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,8 @@ A copy is made; the stick may be pulled out afterwards. Exit codes: 0 all are he
 @click.argument("path", metavar="FILE|DIR", type=click.Path(path_type=Path))
 @click.option("--name", metavar="ID", help="Name for a file (default: the catalogue's, or from its header).")
 @click.option("--quant", metavar="LABEL", help="Quantization label for a file.")
-def import_command(path: Path, name: str | None, quant: str | None) -> None:
+@json_option
+def import_command(path: Path, name: str | None, quant: str | None, *, as_json: bool) -> None:
     """Copy a model file, or all .gguf files of a folder, into the store.
 
     A file that the catalogue knows by its SHA-256 gets its name there; another one is named from its header
@@ -52,6 +53,7 @@ def import_command(path: Path, name: str | None, quant: str | None) -> None:
     store, catalog = local_store(), load_catalog()
     store.clean(downloads_older_than_s=float("inf"))
     failed: list[EdgeError] = []
+    here: list[dict[str, Any]] = []
     for file in files:
         try:
             ref, fresh = import_file(store, catalog, file, Wish(model=name, quant=quant))
@@ -61,8 +63,16 @@ def import_command(path: Path, name: str | None, quant: str | None) -> None:
             failed.append(error)
             click.echo(f"{file.name}: {error.message}", err=True)
             continue
-        state = "is now here" if fresh else "is already here"
-        click.echo(f"{ref.spec} {state}: {store.path_of(ref)} ({size(ref.size_bytes)})")
+        stored = store.path_of(ref)
+        here.append({
+            "spec": ref.spec, "sha256": ref.sha256, "size_bytes": ref.size_bytes, "path": str(stored),
+            "fresh": fresh,
+        })  # fmt: skip
+        if not as_json:
+            state = "is now here" if fresh else "is already here"
+            click.echo(f"{ref.spec} {state}: {stored} ({size(ref.size_bytes)})")
+    if as_json:
+        emit_json(here)
     if failed:
         damaged = [error for error in failed if isinstance(error, IntegrityError)]
         worst = (damaged or failed)[0]

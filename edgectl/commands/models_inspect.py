@@ -22,7 +22,7 @@ EPILOG = """\b
 Examples:
   edgectl models inspect ./Qwen3.5-2B-Q4_K_M.gguf
   edgectl models inspect https://example.org/m.gguf     before fetching it: reads some MiB of it
-  edgectl models inspect qwen3.5-0.8b:Q8_0 --json | jq .context_tokens
+  edgectl models inspect qwen3.5-2b:Q8_0 --json | jq .context_tokens
 
 Exit codes: 0 shown · 2 no such file or model · 9 a damaged or hostile file · 75 the server did not answer
 as it should, run it again."""

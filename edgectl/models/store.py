@@ -120,6 +120,19 @@ class Store:
                     )
         return tuple(found)
 
+    def nameless(self) -> tuple[Path, ...]:
+        """Files among the blobs that nothing loads: of a writer that was killed, or set aside as damaged.
+
+        Where a manifest cannot be read nobody knows which file it names, and only damaged ones are told.
+        """
+        refs, broken = self._list()
+        named = {self.path_of(ref) for ref in refs}
+        prefixes = ("damaged-",) if broken else ("damaged-", "sha256-")
+        if self._blobs.is_symlink() or not self._blobs.is_dir():
+            return ()
+        found = (path for path in self._blobs.iterdir() if path.name.startswith(prefixes))
+        return tuple(sorted(path for path in found if path not in named))
+
     # --- writing -------------------------------------------------------------------------
 
     def partial(self, key: str) -> Partial:
@@ -226,6 +239,16 @@ class Store:
             if due and remove_if_idle(item.path):
                 removed.append(item)
         return tuple(removed)
+
+    def remove_nameless(self, *, keep: Callable[[Path], bool]) -> int:
+        """Remove what is :meth:`nameless` but for what to ``keep``; the bytes that were freed."""
+        freed_bytes = 0
+        with self._locked(), storage_errors("removing files without a name", self._blobs):
+            for path in self.nameless():
+                if not keep(path):
+                    freed_bytes += path.stat(follow_symlinks=False).st_size
+                    path.unlink()
+        return freed_bytes
 
     # --- inside --------------------------------------------------------------------------
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from msgspec import structs
 
@@ -471,6 +473,43 @@ def test_unfinished_downloads_can_be_dropped(edgectl, store):
     assert store.unfinished() == ()
 
 
+def test_files_that_no_name_needs_are_told_and_can_be_dropped(edgectl, store, tmp_path):
+    edgectl("models", "import", gguf(tmp_path))
+    (named,) = (store.path_of(ref) for ref in store.list())
+    lost, damaged, served = (
+        named.with_name(f"{kind}-{digit * 64}")
+        for kind, digit in (("sha256", "a"), ("damaged", "b"), ("sha256", "c"))
+    )
+    for path in (lost, damaged, served):
+        path.write_bytes(b"123")
+    configure(served)
+    assert "3 without a name or damaged (9 B)" in edgectl("models", "list")[2]
+    status, out, _ = edgectl("models", "rm", "--unfinished")
+    assert (status, "removed 6 B without a name" in out) == (0, True)
+    assert sorted(named.parent.iterdir()) == sorted((named, served))
+
+
+def test_where_a_manifest_cannot_be_read_its_file_is_not_called_nameless(edgectl, store, tmp_path):
+    edgectl("models", "import", gguf(tmp_path))
+    (named,) = (store.path_of(ref) for ref in store.list())
+    (store.root / "refs/tiny-model/Q8_0.json").write_text("{")
+    assert "without a name" not in edgectl("models", "list")[2]
+    edgectl("models", "rm", "--unfinished")
+    assert named.is_file()
+
+
+def test_scripts_are_told_what_was_imported_and_removed(edgectl, store, tmp_path):
+    status, out, _ = edgectl("models", "import", gguf(tmp_path), "--json")
+    (row,) = json.loads(out)
+    assert (status, row["spec"], row["fresh"]) == (0, "tiny-model:Q8_0", True)
+    assert Path(row["path"]).stat().st_size == row["size_bytes"]
+    assert json.loads(edgectl("models", "import", gguf(tmp_path), "--json")[1])[0]["fresh"] is False
+    removed = json.loads(edgectl("models", "rm", "tiny-model", "--yes", "--json")[1])
+    assert removed == {"removed": "tiny-model:Q8_0", "freed_bytes": row["size_bytes"]}
+    nothing = json.loads(edgectl("models", "rm", "--unfinished", "--json")[1])
+    assert nothing == {"unfinished": 0, "freed_bytes": 0}
+
+
 @pytest.mark.parametrize("argv", [[], ["x", "--unfinished"]])
 def test_rm_needs_one_thing_to_remove(edgectl, argv):
     assert edgectl("models", "rm", *argv)[0] == 2
@@ -482,6 +521,29 @@ def test_every_verb_has_examples_in_its_help(edgectl, verb):
     assert status == 0
     assert "Examples:" in out
     assert f"edgectl models {verb}" in out
+
+
+def helps(command, words=()):
+    """Every command line that has a help, and its examples."""
+    context = click.Context(command)
+    yield " ".join(words), command.epilog or ""
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        yield from helps(command.get_command(context, name), (*words, name))
+
+
+def test_every_catalogued_file_of_an_example_can_be_pulled():
+    catalog = load_catalog()
+    known = "|".join(re.escape(entry.id) for entry in catalog.models)
+    named = [
+        (words, spec) for words, text in helps(cli) for spec in re.findall(rf"(?:{known})(?::[\w-]+)?", text)
+    ]
+    assert len(named) > 5
+    assert [example for example in named if not catalog.find(example[1])[1].pullable] == []
+
+
+def test_every_command_has_an_example_in_its_help():
+    without = [words for words, text in helps(cli) if "xamples:" not in text]
+    assert without == ["models fit"]  # for programs, and hidden
 
 
 def test_help_loads_nothing_heavy():

@@ -78,16 +78,21 @@ def add(name: str, source: Path | None, file: Path | None, *, as_json: bool, **l
     path = keys_path(file)
     key = _adopted(source) if source else _new_key()
     given = {limit: value for limit, value in limits.items() if value is not None}
-    with _changing(path) as keys:
-        if name in keys:
-            raise Usage(f"there is a key {name!r} already", hint=f"`edgectl keys remove {name}` removes it")
-        if len(keys) + (OWN not in keys) >= MAX_KEYS:
-            raise Usage(f"there are {len(keys)} keys; more than {MAX_KEYS} are not allowed")
-        keys[name] = _stored(key, **given)
-        if name == OWN or OWN not in keys:
-            own = key if name == OWN else _new_key()
-            _write_own(own_key_path(path), own)
-            keys.setdefault(OWN, _stored(own))
+    own_path = own_key_path(path)
+    with contextlib.ExitStack() as undo:
+        with _changing(path) as keys:
+            if name in keys:
+                hint = f"`edgectl keys remove {name}` removes it"
+                raise Usage(f"there is a key {name!r} already", hint=hint)
+            if len(keys) + (OWN not in keys) >= MAX_KEYS:
+                raise Usage(f"there are {len(keys)} keys; more than {MAX_KEYS} are not allowed")
+            keys[name] = _stored(key, **given)
+            if name == OWN or OWN not in keys:
+                own = key if name == OWN else _new_key()
+                undo.callback(own_path.unlink, missing_ok=True)  # a key whose hash is nowhere opens nothing
+                _write_own(own_path, own)
+                keys.setdefault(OWN, _stored(own))
+        undo.pop_all()
     if as_json:
         emit_json({"name": name, "key": None if source else key, "file": str(path), **given})
     elif not source:
@@ -95,7 +100,15 @@ def add(name: str, source: Path | None, file: Path | None, *, as_json: bool, **l
     click.echo(f"Key {name!r} is in {path} as a hash." + _next_step(path), err=True)
 
 
-@command.command(name="list", epilog="Exit status: 0, or 2 when the file is broken.")
+@command.command(
+    name="list",
+    epilog="""\b
+Examples:
+  edgectl keys list
+  edgectl keys list --json | jq -r '.keys[].name'
+
+Exit status: 0, or 2 when the file is broken.""",
+)
 @_file_option
 @json_option
 def list_command(file: Path | None, *, as_json: bool) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -66,6 +69,23 @@ def test_the_first_key_comes_with_one_for_edgectl_on_this_computer(folder):
     keys("remove", "edgectl")
     assert not own.exists()
     assert list(read_keys(folder / "keys.toml")) == ["phone", "door"]
+
+
+def test_a_key_whose_hash_cannot_be_written_is_not_left_either(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "edgectl", "keys", "add", "phone", "--file", str(folder / "keys.toml")],
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        # A disk with room for the key and not for the hashes.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "keys.toml cannot be written" in done.stderr
+    assert done.returncode not in {0, 1}
+    assert [path.name for path in folder.iterdir()] == ["edged.toml"]
 
 
 def test_keys_are_listed_with_their_limits_and_without_anything_secret(folder):

@@ -81,7 +81,7 @@ def command(
     """
     from edgectl.client.target import connect
 
-    question = read_prompt(prompt, file)
+    question = read_prompt(prompt, file, command="ask")
     if raw and (system is not None or thinking is not None):
         raise Usage("--raw takes neither --system nor --thinking: the prompt is given as it is")
     options: Options = {

@@ -68,7 +68,7 @@ def command(
     wanted = [choice.strip() for listed in choices for choice in listed.split(",")]
     if len(wanted) < 2 or not all(wanted):
         raise Usage("--choices: at least two are needed, none of them empty", hint="--choices yes,no")
-    question = read_prompt(prompt, file)
+    question = read_prompt(prompt, file, command="classify")
     with connect(chosen_target(url, key_file), timeout_s=timeout_s) as client:
         found = client.classify(question, wanted, system=system, scoring=scoring)
     if as_json:

@@ -57,17 +57,27 @@ Examples:
 Exit status: 0 the file is valid, 2 it is not; then every problem is listed."""
 )
 @file_argument
-def check(file: Path | None) -> None:
+@json_option
+def check(file: Path | None, *, as_json: bool) -> None:
     """Check FILE (default: the configuration of this computer) as edged would at its start.
 
     All problems are listed at once, each with the key, the rule it breaks and, for an unknown key, the
     nearest one that exists. Files that the configuration names but that are not there are mentioned too.
     """
     path = file or local_config_path()
-    config = _load(path)
-    for missing in _missing_files(config):
+    try:
+        config = _load(path)
+    except ConfigInvalid as error:
+        if as_json:
+            emit_json({"file": str(path), "valid": False, "message": error.message, "notes": []})
+        raise
+    notes = _missing_files(config)
+    for missing in notes:
         click.echo(f"Note: {missing}", err=True)
-    click.echo(f"{path} is valid.")
+    if as_json:
+        emit_json({"file": str(path), "valid": True, "message": "", "notes": notes})
+    else:
+        click.echo(f"{path} is valid.")
 
 
 @command.command(

@@ -18,13 +18,15 @@ PATIENCE_S = 10.0  # for one question to systemd
 Examples:
   edgectl logs                     the last 50 lines
   edgectl logs -f                  and what comes
-  edgectl logs --since -10min -n all"""
+  edgectl logs --since -10min -n all
+  edgectl logs --json | jq -r .MESSAGE"""
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on as new lines come; Ctrl-C ends it.")
 @click.option("-n", "--lines", default="50", show_default=True, metavar="N", help="How many lines, or 'all'.")
 @click.option("--since", metavar="TIME", help='For example "today", "-10min", "2026-01-31 12:00".')
 @click.option("--user", is_flag=True, help="The service of this user, not of the system.")
-def command(lines: str, since: str | None, *, follow: bool, user: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print each line as the journal's JSON object.")
+def command(lines: str, since: str | None, *, follow: bool, user: bool, as_json: bool) -> None:
     """Show the log of the edged service.
 
     This is `journalctl` for the right unit. Prompts and answers are never in the log.
@@ -41,6 +43,7 @@ def command(lines: str, since: str | None, *, follow: bool, user: bool) -> None:
     arguments = [journalctl, "--user-unit=edged" if user else "--unit=edged", f"--lines={lines}"]
     arguments += ["--follow"] if follow else []
     arguments += [f"--since={since}"] if since else []
+    arguments += ["--output=json"] if as_json else []
     if not sys.stdout.isatty():
         arguments.append("--no-pager")
     sys.stdout.flush()

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 MAX_PROMPT_BYTES = 8 << 20  # the most limits.max_prompt_bytes can be
 
 
-def read_prompt(words: tuple[str, ...], file: Path | None) -> str:
-    """The prompt from the command line, ``file`` and what is piped in; raises Usage when there is none."""
+def read_prompt(words: tuple[str, ...], file: Path | None, *, command: str) -> str:
+    """The prompt of ``command`` from its line, ``file`` and what is piped in; raises Usage without one."""
     parts = [" ".join(words), _beside(file)]
     question = "\n\n".join(part.strip("\n") for part in parts if part.strip())
     if not question:
-        raise Usage("there is no prompt", hint='edgectl ask "your question", or pipe a text into it')
+        raise Usage("there is no prompt", hint=f'edgectl {command} "your question", or pipe a text into it')
     return question
 
 

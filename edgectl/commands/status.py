@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgectl.commands.target_options import chosen_target, target_options, timeout_option
-from edgectl.errors import CommandFailed, EdgeError, Unreachable
+from edgectl.errors import CommandFailed, EdgeError, Unreachable, Usage
 from edgectl.output.terminal import console, emit_json, json_option
 from edged.api.status import EngineState, ServiceState
 
@@ -51,10 +51,12 @@ def command(url: str | None, key_file: Path | None, timeout_s: float, *, watch: 
     """
     from edgectl.client.target import connect
 
+    if watch and as_json:
+        raise Usage("--watch is for people", hint="`edgectl top --json` prints one status a line")
     target = chosen_target(url, key_file)
     with connect(target, timeout_s=timeout_s) as client:
         try:
-            if watch and not as_json:
+            if watch:
                 _watch(client)
             status = client.status()
         except Unreachable as error:

@@ -44,7 +44,7 @@ class Child:
         if code is not None:
             raise Unhealthy(
                 f"{self.name} ended with status {code}; the end of its log:\n{tail(self.log)}",
-                hint="EDGECTL_DEBUG=1 keeps the demo's files",
+                hint="`edgectl probe` shows what this computer is short of; `edgectl demo` tries again",
             )
 
     def stop(self) -> None:

@@ -229,24 +229,31 @@ def kept_path() -> Path:
 
 def running_demo() -> Kept | None:
     """The demo that was left running, if any of its processes still does."""
-    try:
-        kept = msgspec.json.decode(kept_path().read_bytes(), type=Kept)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return kept if any(started_at(pid) == start for _, pid, start in kept.processes) else None
+    kept = _read_kept()
+    alive = kept and any(started_at(pid) == start for _, pid, start in kept.processes)
+    return kept if alive else None
 
 
 def stop_kept() -> Iterator[str]:
     """End a kept demo and remove its folder, yielding the name of each process that was ended.
 
-    Raises Usage when there is none.
+    What a demo left whose processes have ended already is removed as well. Raises Usage when none runs.
     """
-    kept = running_demo()
-    if kept is None:
-        kept_path().unlink(missing_ok=True)
-        raise Usage("no demo is running", hint="`edgectl demo --keep` starts one and leaves it running")
-    for name, pid, start in reversed(kept.processes):
+    kept = _read_kept()
+    ended = 0
+    for name, pid, start in reversed(kept.processes if kept else ()):
         if end_process(pid, start):
+            ended += 1
             yield name
-    shutil.rmtree(kept.folder, ignore_errors=True)
+    if kept is not None:
+        shutil.rmtree(kept.folder, ignore_errors=True)
     kept_path().unlink(missing_ok=True)
+    if not ended:
+        raise Usage("no demo is running", hint="`edgectl demo --keep` starts one and leaves it running")
+
+
+def _read_kept() -> Kept | None:
+    try:
+        return msgspec.json.decode(kept_path().read_bytes(), type=Kept)
+    except (OSError, msgspec.DecodeError):
+        return None

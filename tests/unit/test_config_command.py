@@ -90,3 +90,16 @@ def test_a_table_is_explained_by_its_keys(capsys):
 def test_an_unknown_key_gets_the_nearest_one(capsys):
     assert run(cli, ["config", "explain", "budget_mb"]) == 2
     assert "did you mean 'memory.budget_mib'" in capsys.readouterr().err
+
+
+def test_a_script_is_told_whether_a_file_is_valid(file, capsys):
+    file.write_text('[model]\npath = "/nowhere.gguf"\n')
+    assert run(cli, ["config", "check", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["valid"], told["file"]) == (True, str(file))
+    assert "/nowhere.gguf" in told["notes"][0]
+    file.write_text("[modle]\n")
+    assert run(cli, ["config", "check", str(file), "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["valid"] is False
+    assert "modle" in told["message"]

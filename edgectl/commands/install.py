@@ -37,8 +37,10 @@ ran before runs again; after a power cut or kill -9 the next install does that f
 file stays in the store.
 
 \b
-Exit codes: 0 installed, or nothing to change · 2 usage · 3 nothing fits · 4 no systemd ·
-7 failed and rolled back · 8 rollback failed too · 9 wrong bytes · 10 needs root · 75 try again"""
+Exit codes: 0 installed, or nothing to change · 2 usage, or you said no · 3 nothing fits, or no space ·
+4 no systemd · 6 installed like this already, and not ready; or systemd refused · 7 failed and rolled back, or
+the output was closed before anything was changed · 8 rollback failed too · 9 wrong bytes · 10 needs root ·
+75 try again · 130 stopped before anything was changed"""
 
 
 @click.command(epilog=EPILOG)
@@ -51,6 +53,8 @@ Exit codes: 0 installed, or nothing to change · 2 usage · 3 nothing fits · 4 
               help="Context of each request, prompt and answer. [default: 4096, or what fits]")  # fmt: skip
 @click.option("--concurrency", "slots", type=click.IntRange(min=1), metavar="N",
               help="Requests worked on at once. [default: 2, or what fits]")  # fmt: skip
+@click.option("--reserve", "reserve_mib", type=click.IntRange(min=0), metavar="MIB",
+              help="Memory left to everything else. [default: by what else runs here]")  # fmt: skip
 @click.option("--mqtt-host", metavar="HOST", help="The MQTT broker. [default: 127.0.0.1]")
 @click.option("--mqtt-port", type=click.IntRange(1, 65535), metavar="PORT", help="[default: 1883]")
 @click.option("--mqtt-username", metavar="NAME", help="Name for the broker; needs --mqtt-password-file.")
@@ -75,14 +79,16 @@ def command(*, user: bool, dry_run: bool, yes: bool, no_start: bool, **given: An
     real, and shows what was predicted beside what was measured. All or nothing.
     """
     from edgectl.commands.installing import Session
+    from edgectl.output.outcome import unread_is_failure
 
     options = _options(given)
     if not dry_run:
         require_right_user("install", user=user)
     session = Session(user=user)
     if dry_run:
-        session.show(options)
-    else:
+        session.show(options, start=not no_start)
+        return
+    with unread_is_failure():
         session.install(options, yes=yes, start=not no_start)
 
 

@@ -14,8 +14,10 @@ Examples:
   edgectl uninstall --dry-run       show what would go and what would stay
 
 \b
-Safe to repeat. What another program put beside our files stays. Exit codes: 0 removed, or nothing there ·
-8 something could not be removed (it is named) · 10 needs root"""
+Safe to repeat. What another program put beside our files stays, and so do this program and the files of your
+own that the service was told to read. Exit codes: 0 removed, or nothing there · 2 usage, or you said no ·
+4 no systemd · 6 systemd refused · 7 the output was closed before anything was removed · 8 something could not
+be removed (it is named) · 10 needs root · 75 try again · 130 stopped before anything was removed"""
 
 
 @click.command(epilog=EPILOG)
@@ -30,7 +32,11 @@ def command(*, user: bool, purge: bool, yes: bool, dry_run: bool) -> None:
     install, and so does a configuration that was edited by hand, unless --purge is given.
     """
     from edgectl.commands.installing import Session
+    from edgectl.output.outcome import unread_is_failure
 
-    if not dry_run:
-        require_right_user("uninstall", user=user)
-    Session(user=user).uninstall(purge=purge, yes=yes, dry_run=dry_run)
+    if dry_run:
+        Session(user=user).show_removal(purge=purge)
+        return
+    require_right_user("uninstall", user=user)
+    with unread_is_failure():
+        Session(user=user).uninstall(purge=purge, yes=yes)

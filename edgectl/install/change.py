@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgectl.errors import EdgeError, NeedsRoot, RollbackFailed, RolledBack
+from edgectl.install.host import heedless
 from edgectl.install.operations import Recorded
 from edgectl.models.storage import storage_errors
 from edged.api.errors import Busy
 from edged.host.files import sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from edgectl.install.host import Host
-
-    Say = Callable[[str], None]
+    from edgectl.install.host import Host, Say
 
 JOURNAL = "change.jsonl"
 COMMITTED = b'"committed"'
@@ -65,9 +64,9 @@ def carry_out(operations: Sequence[Recorded], folder: Path, host: Host, say: Say
     """Do all ``operations``, or leave everything as it was.
 
     Raises RolledBack when one failed or the person stopped it, RollbackFailed when undoing failed as well.
-    The caller holds ``folder`` (see `exclusive`).
+    The caller holds ``folder`` (see `exclusive`). What is said may stay unread: it changes nothing.
     """
-    journal = Journal(folder / JOURNAL)
+    say, journal = heedless(say), Journal(folder / JOURNAL)
     try:
         for operation in operations:
             journal.record(operation)  # before it is done, so that a crash in the middle is undone too
@@ -95,7 +94,7 @@ def recover(folder: Path, host: Host, say: Say) -> bool:
     if committed or not operations:
         journal.remove()
         return False
-    _undo(journal, host, say, "an earlier run was killed")
+    _undo(journal, host, heedless(say), "an earlier run was killed")
     return True
 
 
@@ -112,7 +111,10 @@ class Journal:
         self._append(COMMITTED)
 
     def read(self) -> tuple[list[Recorded], bool] | None:
-        """What was begun, in order, and whether all of it was done; None without a journal."""
+        """What was begun, in order, and whether all of it was done; None without a journal.
+
+        Raises RollbackFailed when a line of it cannot be understood.
+        """
         try:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -121,7 +123,14 @@ class Journal:
         if COMMITTED in whole:
             return [], True
         decoder = msgspec.json.Decoder(Recorded)
-        return [decoder.decode(line) for line in whole], False
+        try:
+            return [decoder.decode(line) for line in whole], False
+        except msgspec.DecodeError as error:
+            raise RollbackFailed(
+                f"{self._path} says what a killed run had begun, and is damaged: {error}",
+                hint="put back what its lines name as far as you can read them, remove the file, "
+                "and run the same command again",
+            ) from None
 
     @property
     def committed(self) -> bool:

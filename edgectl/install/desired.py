@@ -15,6 +15,7 @@ from edgectl.install.unit import CREDENTIALS, UnitFacts, credential_sources, uni
 from edgectl.planning.plan import Plan
 from edged.api.config import Config
 from edged.api.config import Plan as Promised
+from edged.api.errors import ConfigInvalid
 from edged.api.requests import Sampling
 from edged.host.config import parse
 
@@ -95,7 +96,11 @@ def desired(
         user=places.user,
         secrets=secrets,
     )
-    checked = parse(tomllib.loads(text), "the configuration that these options make")
+    try:
+        checked = parse(tomllib.loads(text), "the configuration that these options make")
+    except ConfigInvalid as error:
+        error.hint = f"nothing was changed; give other options, or mend what {places.config} has"
+        raise
     return Desired(config=checked, config_text=text, unit_text=unit_text(facts))
 
 

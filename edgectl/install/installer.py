@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct, structs
 
 from edgectl.install.desired import Before, Desired
+from edgectl.install.earlier import Earlier
 from edgectl.install.manifest import (
     MANIFEST,
     Computer,
     Manifest,
     Options,
+    as_bytes,
     digest,
     manifest_text,
     read_manifest,
@@ -24,6 +26,7 @@ from edgectl.install.operations import (
     KeepState,
     Prove,
     PutFile,
+    PutRecord,
     PutUnit,
     Recorded,
     StartService,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 class Installed(Struct, frozen=True, kw_only=True):
     """What is on the disk now: facts, nothing changed to learn them. None is a file that is not there.
 
+    In texts, bytes that are not UTF-8 are surrogates (`manifest.as_bytes`).
     ``problems`` are those of a configuration that is not valid.
     """
 
@@ -97,7 +101,7 @@ def look(places: Places) -> Installed:
     )
 
 
-Verdict = Literal["same", "stopped", "different"]
+Verdict = Literal["same", "starting", "stopped", "different"]
 
 
 def compare(
@@ -106,6 +110,7 @@ def compare(
     """Whether what is there is what these options over the earlier ones, computer and code would give again.
 
     What is asked counts over what a person edited since; a model to choose anew ("auto") is never the same.
+    "starting" is a service that runs and is not ready yet, or never will be.
     """
     manifest = installed.manifest
     if (
@@ -117,11 +122,14 @@ def compare(
         or not manifest.computer.is_like(computer)
         or asked.over(manifest.options) != manifest.options
         or (installed.edited and asked != Options())
-        or not Path(installed.config.model.path).is_file()
+        or not _is_file(Path(installed.config.model.path))
         or not state.is_enabled
+        or (manifest.unstarted and state.is_active)
     ):
         return "different"
-    return "same" if state.active == "active" else "stopped"
+    if state.active == "active":
+        return "same"
+    return "starting" if state.is_active else "stopped"
 
 
 def operations(wanted: Wanted, installed: Installed, places: Places, state: UnitState) -> list[Recorded]:
@@ -129,46 +137,53 @@ def operations(wanted: Wanted, installed: Installed, places: Places, state: Unit
     missing = _missing_folders(places)
     steps: list[Recorded] = [CreateFolder(path=str(path)) for path in missing]
     if state.is_active and wanted.start:
-        steps.append(StopService())
+        patience_s = start_timeout_s(_model_bytes(installed))
+        steps.append(StopService(was_ready=state.active == "active", timeout_s=patience_s))
     steps += _config_steps(wanted, installed, places)
     if installed.unit_text != wanted.desired.unit_text or state.load == "not-found":
         steps.append(
-            PutUnit(path=str(places.unit), text=wanted.desired.unit_text, before=installed.unit_text)
+            PutUnit(
+                path=str(places.unit),
+                data=wanted.desired.unit_text.encode(),
+                before=Earlier.of(places.unit),
+            )
         )
     if wanted.lingering:
         steps.append(EnableLinger(name=wanted.lingering))
     if not state.is_enabled:
         steps.append(EnableService())
     if wanted.start:
-        steps += start_steps(places, wanted.model_bytes)
-    steps.append(_manifest_step(wanted, installed, places, missing))
+        steps += start_steps(places, wanted.model_bytes, embeds=wanted.desired.config.model.embeddings)
+    unstarted = state.is_active and not wanted.start
+    steps.append(_manifest_step(wanted, installed, places, missing, unstarted=unstarted))
     return steps
 
 
-def start_steps(places: Places, model_bytes: int) -> list[Recorded]:
+def start_steps(places: Places, model_bytes: int, *, embeds: bool) -> list[Recorded]:
     """The steps that start what is installed and see it answer."""
     return [
         KeepState.of(places.state, places.private),
         StartService(timeout_s=start_timeout_s(model_bytes)),
-        Prove(),
+        Prove(embeds=embeds),
     ]
 
 
 def _config_steps(wanted: Wanted, installed: Installed, places: Places) -> list[Recorded]:
     if installed.config is not None and installed.config == _without_host_name(wanted.desired.config):
         return []  # it says the same; the comments in it stay
+    before = Earlier.of(places.config)
     steps: list[Recorded] = []
-    if (installed.edited or installed.problems) and installed.config_text is not None:
-        steps.append(
-            PutFile(path=str(places.backup), text=installed.config_text, before=_read(places.backup))
-        )
-    steps.append(
-        PutFile(path=str(places.config), text=wanted.desired.config_text, before=installed.config_text)
-    )
+    if (installed.edited or installed.problems) and before is not None:
+        backup = Earlier.of(places.backup)
+        steps.append(PutFile(path=str(places.backup), data=before.data, before=backup, mode=before.mode))
+    data = as_bytes(wanted.desired.config_text)
+    steps.append(PutFile(path=str(places.config), data=data, before=before))
     return steps
 
 
-def _manifest_step(wanted: Wanted, installed: Installed, places: Places, missing: list[Path]) -> Recorded:
+def _manifest_step(
+    wanted: Wanted, installed: Installed, places: Places, missing: list[Path], *, unstarted: bool
+) -> Recorded:
     earlier = installed.manifest
     kept = installed.config_text if not _config_steps(wanted, installed, places) else None
     future = [str(path) for path in _made_by_systemd(places) if not path.exists()]
@@ -188,9 +203,26 @@ def _manifest_step(wanted: Wanted, installed: Installed, places: Places, missing
             )
         ),
         lingering=wanted.lingering or (earlier.lingering if earlier else ""),
+        unstarted=unstarted,
     )
     path = places.record / MANIFEST
-    return PutFile(path=str(path), text=manifest_text(manifest), before=_read(path), mode=0o600)
+    return PutRecord(path=str(path), data=manifest_text(manifest).encode(), before=Earlier.of(path))
+
+
+def _model_bytes(installed: Installed) -> int:
+    """The size of the model that is configured now; 0 when its file is not there."""
+    try:
+        return Path(installed.config.model.path).stat().st_size if installed.config else 0
+    except OSError:
+        return 0
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is at ``path``, or where nobody may look (a dry run without root), may be."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True
 
 
 def _missing_folders(places: Places) -> list[Path]:

@@ -29,6 +29,7 @@ class Options(Struct, frozen=True, kw_only=True):
     model_file: str | None = None
     context_tokens: int | None = None
     slots: int | None = None
+    reserve_mib: int | None = None
     node: str | None = None
     mqtt_host: str | None = None
     mqtt_port: int | None = None
@@ -72,15 +73,23 @@ class Manifest(Struct, frozen=True, kw_only=True):
     model_path: str
     created: tuple[str, ...] = ()
     lingering: str = ""  # the user whose lingering was turned on
+    unstarted: bool = False  # the edged that runs was started before this installation
     schema: int = 1
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest in ``folder``; None when there is none that can be understood."""
     try:
-        raw = (folder / MANIFEST).read_bytes()[:MAX_MANIFEST_BYTES]
+        return read_text((folder / MANIFEST).read_bytes()[:MAX_MANIFEST_BYTES])
+    except OSError:
+        return None
+
+
+def read_text(raw: bytes) -> Manifest | None:
+    """The manifest that ``raw`` is; None when it is none."""
+    try:
         return msgspec.json.decode(raw, type=Manifest)
-    except (OSError, msgspec.DecodeError):
+    except msgspec.DecodeError:
         return None
 
 
@@ -89,7 +98,13 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Of ``text`` as it is on the disk; what is not UTF-8 in it is escaped (see `installer.look`)."""
+    return hashlib.sha256(as_bytes(text)).hexdigest()
+
+
+def as_bytes(text: str) -> bytes:
+    """``text`` as it was read: bytes that are not UTF-8 are surrogates in it."""
+    return text.encode(errors="surrogateescape")
 
 
 def computer_of(device: Device) -> Computer:

@@ -13,9 +13,12 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edgectl.errors import CommandFailed
+from edgectl.install.earlier import Earlier
+from edgectl.install.manifest import manifest_text, read_text
+from edgectl.install.runner import ProgramMissing
 from edged.host.files import sync_directory, write_atomic
 
 if TYPE_CHECKING:
@@ -56,18 +59,18 @@ class CreateFolder(Operation, frozen=True, kw_only=True, tag="create-folder"):
 
 
 class PutFile(Operation, frozen=True, kw_only=True, tag="put-file"):
-    """``before`` is the text that was there, None when there was no file; ``mode`` is of both."""
+    """``before`` is what was there, None when there was no file; ``mode`` is of the file that is put."""
 
     path: str
-    text: str
-    before: str | None
+    data: bytes
+    before: Earlier | None
     mode: int = 0o644
 
     def describe(self) -> str:
         return f"{'write' if self.before is None else 'replace'} {self.path}"
 
     def do(self, host: Host) -> None:  # noqa: ARG002
-        write_atomic(Path(self.path), self.text, mode=self.mode)
+        write_atomic(Path(self.path), self.data, mode=self.mode)
 
     def undo(self, host: Host) -> None:  # noqa: ARG002
         path = Path(self.path)
@@ -78,8 +81,8 @@ class PutFile(Operation, frozen=True, kw_only=True, tag="put-file"):
         if self.before is None:
             path.unlink(missing_ok=True)
             sync_directory(path.parent)
-        elif not path.is_file() or path.read_text() != self.before:
-            write_atomic(path, self.before, mode=self.mode)
+        else:
+            self.before.bring_back(path)
 
 
 class PutUnit(PutFile, frozen=True, kw_only=True, tag="put-unit"):
@@ -94,8 +97,25 @@ class PutUnit(PutFile, frozen=True, kw_only=True, tag="put-unit"):
         host.systemd.reload()
 
 
+class PutRecord(PutFile, frozen=True, kw_only=True, tag="put-record"):
+    """The manifest, last of all: it says that we turned lingering on only where the system allowed that."""
+
+    def do(self, host: Host) -> None:
+        manifest = read_text(self.data)
+        data = self.data
+        if manifest is not None and manifest.lingering and not host.systemd.lingers(manifest.lingering):
+            data = manifest_text(structs.replace(manifest, lingering="")).encode()
+        write_atomic(Path(self.path), data, mode=self.mode)
+
+
 class StopService(Operation, frozen=True, kw_only=True, tag="stop-service"):
-    """Planned only for a service that runs; undoing comes last and starts what is then there again."""
+    """Planned only for a service that runs; undoing comes last and starts what is then there again.
+
+    Only one that ``was_ready`` is waited for, at most ``timeout_s``: another one may never become ready.
+    """
+
+    was_ready: bool
+    timeout_s: int
 
     def describe(self) -> str:
         return "stop the running edged"
@@ -104,8 +124,11 @@ class StopService(Operation, frozen=True, kw_only=True, tag="stop-service"):
         host.systemd.stop()
 
     def undo(self, host: Host) -> None:
-        if not host.systemd.state().is_active:
-            host.systemd.start(wait=True)
+        if host.systemd.state().is_active:
+            return
+        host.systemd.start()
+        if self.was_ready:
+            host.wait_ready(self.timeout_s)
 
 
 class EnableService(Operation, frozen=True, kw_only=True, tag="enable-service"):
@@ -133,6 +156,8 @@ class EnableLinger(Operation, frozen=True, kw_only=True, tag="enable-linger"):
     def do(self, host: Host) -> None:
         try:
             host.systemd.set_linger(self.name, on=True)
+        except ProgramMissing as error:
+            host.say(f"{error.message}, so edged ends with your login")
         except CommandFailed:
             host.say(
                 "you may not decide that: edged ends with your login until somebody runs"
@@ -147,14 +172,14 @@ class EnableLinger(Operation, frozen=True, kw_only=True, tag="enable-linger"):
 class KeepState(Operation, frozen=True, kw_only=True, tag="keep-state"):
     """Remembers the state folder, which the service manager moves and the service fills.
 
-    ``kind`` is what ``state`` was; ``names`` what it held. A folder that becomes ``private`` is moved back,
-    with its owner.
+    ``kind`` is what ``state`` was; ``names`` what it held, None when nobody may look (a dry run without
+    root). A folder that becomes ``private`` is moved back, with its owner.
     """
 
     state: str
     private: str | None
     kind: Literal["absent", "folder", "link"]
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = ()
     uid: int = 0
     gid: int = 0
     private_parent: bool = True  # whether the folder around `private` was there
@@ -163,12 +188,15 @@ class KeepState(Operation, frozen=True, kw_only=True, tag="keep-state"):
     def of(cls, state: Path, private: Path | None) -> KeepState:
         """The record of what is there now."""
         kind: Literal["absent", "folder", "link"] = "absent"
-        names: tuple[str, ...] = ()
+        names: tuple[str, ...] | None = ()
         uid = gid = 0
-        if state.is_dir():
-            kind = "link" if state.is_symlink() else "folder"
-            names = tuple(sorted(entry.name for entry in state.iterdir()))
-            uid, gid = state.stat().st_uid, state.stat().st_gid
+        try:
+            if state.is_dir():
+                kind = "link" if state.is_symlink() else "folder"
+                names = tuple(sorted(entry.name for entry in state.iterdir()))
+                uid, gid = state.stat().st_uid, state.stat().st_gid
+        except PermissionError:
+            kind, names = "link", None
         parent = private is None or private.parent.is_dir()
         return cls(
             state=str(state),
@@ -198,7 +226,7 @@ class KeepState(Operation, frozen=True, kw_only=True, tag="keep-state"):
             if not self.private_parent:
                 with contextlib.suppress(OSError):  # another service moved in meanwhile
                     private.parent.rmdir()
-        if not state.is_dir():
+        if self.names is None or not state.is_dir():
             return
         for entry in state.iterdir():
             if entry.name not in self.names:
@@ -216,7 +244,7 @@ class StartService(Operation, frozen=True, kw_only=True, tag="start-service"):
         return f"start edged and wait until it is ready, at most {self.timeout_s} s"
 
     def do(self, host: Host) -> None:
-        host.systemd.start(wait=False)
+        host.systemd.start()
         host.wait_ready(self.timeout_s)
 
     def undo(self, host: Host) -> None:
@@ -225,19 +253,25 @@ class StartService(Operation, frozen=True, kw_only=True, tag="start-service"):
 
 
 class Prove(Operation, frozen=True, kw_only=True, tag="prove"):
-    """Changes nothing, and fails the installation when no answer comes."""
+    """Changes nothing, and fails the installation when no answer comes.
+
+    ``embeds``: the model is loaded to make vectors of texts, and answers nothing else.
+    """
+
+    embeds: bool = False
 
     def describe(self) -> str:
-        return "ask it something and read the answer"
+        return "have it embed a text" if self.embeds else "ask it something and read the answer"
 
     def do(self, host: Host) -> None:
-        host.prove()
+        host.prove(embeds=self.embeds)
 
 
 Recorded = (
     CreateFolder
     | PutFile
     | PutUnit
+    | PutRecord
     | StopService
     | EnableService
     | EnableLinger

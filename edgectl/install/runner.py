@@ -20,11 +20,15 @@ class Completed(Struct, frozen=True, kw_only=True):
     errors: str = ""
 
 
+class ProgramMissing(CommandFailed):
+    """The program is not on this computer."""
+
+
 Runner = Callable[[Sequence[str], float], Completed]
 
 
 def run(command: Sequence[str], timeout_s: float) -> Completed:
-    """Run ``command`` to its end. Raises CommandFailed when it is missing or takes too long."""
+    """Run ``command`` to its end. Raises ProgramMissing, or CommandFailed when it takes too long."""
     try:
         done = subprocess.run(
             command,
@@ -35,7 +39,7 @@ def run(command: Sequence[str], timeout_s: float) -> Completed:
             check=False,
         )
     except FileNotFoundError:
-        raise CommandFailed(
+        raise ProgramMissing(
             f"{command[0]} is not on this computer", hint="an installation needs systemd"
         ) from None
     except subprocess.TimeoutExpired:

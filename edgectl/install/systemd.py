@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from edgectl.errors import CommandFailed, DeviceUnsupported
-from edgectl.install.runner import Completed, require
+from edgectl.install.runner import Completed, ProgramMissing, require
 from edgectl.install.unit import UNIT_NAME
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ QUICK_S = 60.0  # a reload on a small board with a busy card
 STOP_S = 90.0  # TimeoutStopSec of the unit, and the kill after it
 LOG_IN = "log in as that user (not with su or sudo), or set XDG_RUNTIME_DIR=/run/user/$(id -u)"
 ALONE = "without systemd, run `edged --config FILE` under a supervisor of your own"
-START_S = 1800.0  # only to end a wait for ever: the unit's own TimeoutStartSec comes first
 
 
 class UnitState(Struct, frozen=True, kw_only=True):
@@ -56,7 +55,10 @@ class Systemd:
 
     def version(self) -> int:
         """The version of the running manager. Raises DeviceUnsupported when there is none to talk to."""
-        done = self._run(("systemctl", *self._scope, "show", "--property=Version", "--value"), QUICK_S)
+        try:
+            done = self._run(("systemctl", *self._scope, "show", "--property=Version", "--value"), QUICK_S)
+        except ProgramMissing as error:
+            raise DeviceUnsupported(error.message, hint=ALONE) from None
         found = re.match(r"\d+", done.output.strip())
         if done.status != 0 or not found:
             whose = "your service manager" if self._scope else "systemd"
@@ -85,13 +87,20 @@ class Systemd:
 
     def lingers(self, name: str) -> bool:
         """Whether the services of user ``name`` run without a login (loginctl(1), enable-linger)."""
-        done = self._run(("loginctl", "show-user", name, "--property=Linger", "--value"), QUICK_S)
+        try:
+            done = self._run(("loginctl", "show-user", name, "--property=Linger", "--value"), QUICK_S)
+        except ProgramMissing:
+            return False
         return done.output.strip() == "yes"
+
+    @property
+    def journal(self) -> tuple[str, str]:
+        """The command that shows the whole log, of a unit that is not there any more, too."""
+        return "journalctl", f"--user-unit={UNIT_NAME}" if self._scope else f"--unit={UNIT_NAME}"
 
     def log_tail(self, lines: int = 8) -> str:
         """The last lines the service wrote; empty when nobody may say."""
-        unit = f"--user-unit={UNIT_NAME}" if self._scope else f"--unit={UNIT_NAME}"
-        command = ("journalctl", unit, f"--lines={lines}", "--output=cat", "--no-pager", "--quiet")
+        command = (*self.journal, f"--lines={lines}", "--output=cat", "--no-pager", "--quiet")
         try:
             return self._run(command, QUICK_S).output.strip()
         except CommandFailed:
@@ -108,9 +117,9 @@ class Systemd:
     def disable(self) -> None:
         self._must("disable", UNIT_NAME, timeout_s=QUICK_S)
 
-    def start(self, *, wait: bool) -> None:
-        """Start the unit; with ``wait`` until it is ready or has failed."""
-        self._must("start", *(() if wait else ("--no-block",)), UNIT_NAME, timeout_s=START_S)
+    def start(self) -> None:
+        """Have the unit started; nothing is waited for."""
+        self._must("start", "--no-block", UNIT_NAME, timeout_s=QUICK_S)
 
     def stop(self) -> None:
         """Stop the unit and forget its failures."""

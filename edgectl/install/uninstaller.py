@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from os.path import lexists  # unlike Path.exists(), it needs no permission to look inside
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from edgectl.errors import EdgeError, RollbackFailed
 from edgectl.install.installer import Installed, look
 from edgectl.install.manifest import MANIFEST
 from edgectl.install.operations import remove
+from edgectl.install.unit import credential_sources
 
 if TYPE_CHECKING:
     from edgectl.install.host import Host
@@ -22,10 +24,14 @@ if TYPE_CHECKING:
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One thing to remove: a sentence for a person, and the deed."""
+    """One thing to remove: a sentence for a person, and the deed.
+
+    ``is_record``: what the next run needs to know, and so only removed when nothing else is left.
+    """
 
     describe: str
     do: Callable[[], None]
+    is_record: bool = False
 
 
 def removal(places: Places, host: Host, state: UnitState, *, purge: bool) -> list[Step]:
@@ -46,8 +52,8 @@ def removal(places: Places, host: Host, state: UnitState, *, purge: bool) -> lis
             for path in _state(places)
         ]
     record = places.record / MANIFEST
-    if record.exists():
-        steps.append(Step(describe=f"remove {record}", do=partial(remove, record)))
+    if lexists(record):
+        steps.append(Step(describe=f"remove {record}", do=partial(remove, record), is_record=True))
     return steps
 
 
@@ -66,12 +72,17 @@ def remove_empty(folders: list[Path]) -> None:
 
 
 def kept(places: Places, *, purge: bool) -> list[Path]:
-    """What stays after a removal without ``purge``."""
-    if purge:
-        return []
+    """What stays after a removal; with ``purge`` only the files of a person's own that the service read."""
     installed = look(places)
-    paths = [places.config] if installed.edited else []
-    return [*paths, *(path for path in (places.backup, *places.keys, places.state) if path.exists())]
+    if not purge:
+        paths = [places.config] if installed.edited else []
+        return [*paths, *(path for path in (places.backup, *places.keys, places.state) if lexists(path))]
+    told = installed.before.options
+    named = [getattr(told, name) for name in told.__struct_fields__ if name.endswith("_file")]
+    named += [installed.config.http.keys_file] if installed.config else []
+    named += credential_sources(installed.before.unit).values()
+    paths = list(dict.fromkeys(Path(name) for name in named if name))
+    return [path for path in paths if path not in places.keys and lexists(path)]
 
 
 def carry_out(steps: list[Step], say: Callable[[str], None]) -> None:
@@ -81,6 +92,8 @@ def carry_out(steps: list[Step], say: Callable[[str], None]) -> None:
     """
     problems: list[str] = []
     for step in steps:
+        if step.is_record and problems:
+            continue
         say(step.describe)
         try:
             step.do()
@@ -101,7 +114,7 @@ def _service_steps(places: Places, host: Host, state: UnitState) -> list[Step]:
         steps.append(Step(describe="stop edged", do=host.systemd.stop))
     if state.is_enabled:
         steps.append(Step(describe="no longer start edged at boot", do=host.systemd.disable))
-    if places.unit.exists():
+    if lexists(places.unit):
         steps.append(Step(describe=f"remove {places.unit}", do=partial(_remove_unit, places, host)))
     return steps
 
@@ -112,7 +125,7 @@ def _config_steps(places: Places, installed: Installed, *, purge: bool) -> list[
     if installed.config_text is not None and (purge or not installed.edited):
         paths.append(places.config)
     if purge:
-        paths += [path for path in (places.backup, *places.keys) if path.exists()]
+        paths += [path for path in (places.backup, *places.keys) if lexists(path)]
     return [Step(describe=f"remove {path}", do=partial(remove, path)) for path in paths]
 
 
@@ -124,4 +137,4 @@ def _remove_unit(places: Places, host: Host) -> None:
 def _state(places: Places) -> list[Path]:
     """The state folder, and the link to it."""
     candidates = [path for path in (places.private, places.state) if path is not None]
-    return [path for path in candidates if path.exists() or path.is_symlink()]
+    return [path for path in candidates if lexists(path)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgectl.client.answer import Answer
 from edgectl.install.unit import credential_sources
 from edgectl.output.terminal import mib
 
@@ -64,12 +65,16 @@ def show_dry_run(desired: Desired, steps: Sequence[Recorded], places: Places, *,
 
 def show_proof(proof: Proof, plan: Plan) -> None:
     """Predicted beside measured."""
-    status, speed = proof.status, proof.status.decode_tps or proof.answer.tokens_per_s
+    status, answer = proof.status, proof.answer
     repacked, cache = plan.memory.repacked_bytes, plan.memory.cache_bytes
-    measured = f"{speed:.1f}" if speed else "too short to measure"
     _line("state", f"{status.state}: {status.model.name} {status.model.quant} on {status.node}")
-    _line("answer", repr(proof.answer.text.strip()[:100]))
-    _line("speed", f"{measured} tokens/s, predicted {plan.speed.decode_tps:.1f} ({plan.speed.kind})")
+    if isinstance(answer, Answer):
+        speed = status.decode_tps or answer.tokens_per_s
+        measured = f"{speed:.1f}" if speed else "too short to measure"
+        _line("answer", repr(answer.text.strip()[:100]))
+        _line("speed", f"{measured} tokens/s, predicted {plan.speed.decode_tps:.1f} ({plan.speed.kind})")
+    else:
+        _line("answer", f"a vector of {len(answer.vectors[0]):,} numbers")
     _line(
         "memory",
         f"{mib(status.memory.worker_anon_bytes)} worker of {mib(plan.worker_budget_bytes)} allowed, "
@@ -86,16 +91,17 @@ def show_proof(proof: Proof, plan: Plan) -> None:
 def show_next(desired: Desired, places: Places) -> None:
     """Lines to paste."""
     config = desired.config
+    embeds = config.model.embeddings
     click.echo("\nTry it:")
-    click.echo('  edgectl ask "What is MQTT?"')
-    if config.http.enabled:
+    click.echo('  edgectl embed "What is MQTT?"' if embeds else '  edgectl ask "What is MQTT?"')
+    if config.http.enabled and not embeds:
         body = '{"messages": [{"role": "user", "content": "What is MQTT?"}]}'
         key = ' -H "Authorization: Bearer $KEY"' if config.http.keys_file else ""
         click.echo(
             f"  curl -s http://127.0.0.1:{config.http.port}/v1/chat/completions{key}"
             f" -H 'Content-Type: application/json' -d {shlex.quote(body)}"
         )
-    if config.mqtt.enabled:
+    if config.mqtt.enabled and not embeds:
         where = f"-h {shlex.quote(config.mqtt.host)} -p {config.mqtt.port}"
         if config.mqtt.username:
             where += f' -u {shlex.quote(config.mqtt.username)} -P "$PASSWORD"'
@@ -104,8 +110,10 @@ def show_next(desired: Desired, places: Places) -> None:
         node = f"{config.mqtt.base}/{config.node}"
         click.echo(f"  mosquitto_sub {where} -t {node}/answer &")
         click.echo(f"  mosquitto_pub {where} -t {node}/ask -m 'What is MQTT?'")
-    remove = "edgectl uninstall --user" if places.user else "sudo edgectl uninstall"
-    click.echo(f"\nLog: edgectl logs    Remove: {remove}")
+    log, remove = "edgectl logs", "sudo edgectl uninstall"
+    if places.user:
+        log, remove = "edgectl logs --user", "edgectl uninstall --user"
+    click.echo(f"\nLog: {log}    Remove: {remove}")
 
 
 def _tls_files(desired: Desired) -> Iterator[tuple[str, str]]:

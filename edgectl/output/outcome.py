@@ -8,11 +8,14 @@ import os
 import signal
 import sys
 import traceback
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TextIO, TypeGuard
 
 import click
 
-from edgectl.errors import EdgeError, NoSpace, exit_code
+from edgectl.errors import EdgeError, NeedsRoot, NoSpace, RolledBack, StorageFailed, exit_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
@@ -28,15 +31,63 @@ def run(command: click.Command, argv: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except EdgeError as error:
-        show(error)
-        return exit_code(error)
+        return report(error)
     except SystemExit:
         # Not ours: click and rich end so on a closed pipe (`edgectl … | head`). The reader has all it wanted.
         discard_output()
         return 0
     except Exception as error:  # noqa: BLE001 - the last stop before a person
-        return report_full_disk(error) if is_full_disk(error) else report_bug(error)
+        return report_unforeseen(error)
     return result if isinstance(result, int) else 0
+
+
+@contextlib.contextmanager
+def unread_is_failure() -> Iterator[None]:
+    """For a command that changes something: a closed output stops it before it does, and that is no success.
+
+    Raises RolledBack. What is done is told through `told_if_read`.
+    """
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):  # SystemExit: how rich ends on a closed pipe
+        discard_output()
+        raise RolledBack(
+            "the output was closed, so nothing was changed", hint="run it again without `| head` or the like"
+        ) from None
+
+
+@contextlib.contextmanager
+def told_if_read() -> Iterator[None]:
+    """For what is said of a deed that is done, whether or not somebody reads it."""
+    try:
+        yield
+    except (OSError, SystemExit):
+        discard_output()
+
+
+def report(error: EdgeError) -> int:
+    """Show ``error``, if anybody can see it; its exit status."""
+    try:
+        show(error)
+    except OSError:
+        discard_output(sys.stderr)
+    return exit_code(error)
+
+
+def report_unforeseen(error: Exception) -> int:
+    """What the system refused, named; else it is a defect."""
+    if is_full_disk(error):
+        return report_full_disk(error)
+    if isinstance(error, PermissionError) and error.filename:
+        return report(no_permission(error))
+    return report_bug(error)
+
+
+def no_permission(error: PermissionError) -> EdgeError:
+    said = f"{error.filename}: {error.strerror}"
+    if os.geteuid() == 0:
+        return StorageFailed(said, hint="not even root may do that: is the file system remote, or locked?")
+    return NeedsRoot(said, hint="run the same command with sudo, or as the owner of that file")
 
 
 def show(error: EdgeError) -> None:
@@ -49,11 +100,11 @@ def show(error: EdgeError) -> None:
         click.echo(f"  → {hint}", err=True)
 
 
-def discard_output() -> None:
-    """What is still buffered goes nowhere, instead of into a closed pipe at exit."""
+def discard_output(stream: TextIO | None = None) -> None:
+    """What is still buffered (of standard output) goes nowhere, instead of into a closed pipe at exit."""
     with contextlib.suppress(OSError):  # replaced by something without a descriptor
         descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, sys.stdout.fileno())
+        os.dup2(descriptor, (stream or sys.stdout).fileno())
         os.close(descriptor)
 
 
@@ -65,8 +116,7 @@ def report_full_disk(error: OSError) -> int:
     where = error.filename or "where the output goes"
     full = NoSpace(f"{where}: {error.strerror}", hint="`df -h` shows what is full")
     discard_output()
-    show(full)
-    return exit_code(full)
+    return report(full)
 
 
 def report_bug(error: Exception) -> int:

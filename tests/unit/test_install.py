@@ -287,7 +287,7 @@ def test_the_lines_to_try_name_the_files_of_tls_that_a_person_has(box, capsys):
 )
 def test_half_of_what_tls_needs_is_refused(options, error, words):
     with pytest.raises(error, match=words):
-        check(Options(**options))
+        check(Options(**options), Options())
 
 
 def test_a_service_that_fails_to_start_gives_way_to_the_one_before(box):
@@ -328,7 +328,7 @@ def scenarios(box, name):
     if name == "second":
         box.install(Options(context_tokens=1024, mqtt_host="broker.lan"))
         box.places.config.write_text(box.places.config.read_text() + "[limits]\nqueue = 7\n")
-        box.host.systemd.start(wait=True)
+        box.host.systemd.start()
     if name == "models":
         (box.places.models / "blobs").mkdir(parents=True)
         (box.places.models / "blobs/sha256-aa").write_text("weights")

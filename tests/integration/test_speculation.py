@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from edged.api.requests import Message, Sampling
-from edged.ipc.messages import EngineOptions
+from edged.ipc.messages import EngineOptions, Load
 from edged.worker.backends.base import Run
 from edged.worker.backends.llama import load_llama
+from edged.worker.draft_cost import load_within_budget
 from edged.worker.measure import measure_step_cost
 from edged.worker.speculate import NOTHING
 from tests.kit.decoding import Stage, prefill, watched
@@ -148,6 +149,52 @@ def test_whatever_is_taken_back_the_logits_go_on_as_if_it_had_never_been(tmp_pat
     backend.close()
 
 
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    backend = watched(random_model(tmp_path_factory.mktemp("model"), "qwen35"), options(slots=3))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def tried(hybrid):
+    """Forty tokens, the last logits after them, and sequence 0 with all but one and two more on trial."""
+    text = [20 + (7 * n * n + 3 * n) % 380 for n in range(40)]
+    expected = hybrid.logits(prefill(hybrid, 2, text, chunk=64))
+    hybrid.forget(2)
+    prefill(hybrid, 0, text[:-2], chunk=64)
+    hybrid.step([Run(0, [text[-2], 5, 6], 38, output=True, every=True)])
+    yield text, expected
+    for seq in range(3):
+        hybrid.forget(seq)
+
+
+def test_recurrent_layers_do_not_take_back_what_an_earlier_step_evaluated(hybrid, tried):
+    text, expected = tried
+    state = hybrid.save(0)
+    assert not hybrid.truncate(0, 38)  # no token of the step would be left
+    hybrid.step([Run(0, [7], 41, output=True)])
+    assert not hybrid.truncate(0, 41)
+    assert not hybrid.truncate(0, 39)
+    hybrid.restore(0, state, 41)
+    assert not hybrid.truncate(0, 40)  # a saved state is that of its last token
+    hybrid.forget(0)
+    prefill(hybrid, 0, text[:-2], chunk=64)
+    hybrid.step([Run(0, [text[-2], 5, 6], 38, output=True, every=True)])
+    assert hybrid.truncate(0, 39)
+    (row,) = hybrid.step([Run(0, text[-1:], 39, output=True)])
+    assert np.abs(hybrid.logits(row) - expected).max() < TOLERANCE
+
+
+def test_an_answer_that_moves_when_a_draft_was_taken_back_goes_on_without_it(hybrid, tried):
+    text, expected = tried
+    assert hybrid.truncate(0, 39)
+    hybrid.move(0, 1)
+    (row,) = hybrid.step([Run(1, text[-1:], 39, output=True)])
+    assert np.abs(hybrid.logits(row) - expected).max() < TOLERANCE
+    assert hybrid.step([Run(0, text[:3], 0, output=True)])  # its place is free
+
+
 def test_a_hybrid_model_says_the_same_with_drafts(tmp_path):
     order = options(ubatch=32)
     backend = watched(random_model(tmp_path, "qwen35"), order)
@@ -157,3 +204,15 @@ def test_a_hybrid_model_says_the_same_with_drafts(tmp_path):
     assert drafted == plain
     assert steps <= usual_steps
     backend.close()
+
+
+def test_a_recurrent_model_whose_drafts_do_not_fit_the_budget_has_its_plain_state(tmp_path):
+    order = Load(
+        path=str(random_model(tmp_path, "qwen35")), backend="llama", options=options("on"), budget_bytes=1
+    )
+    backend = load_within_budget(order, lambda one: load_llama(one.path, one.options, lambda: None))
+    plain = load_llama(order.path, options("off"), lambda: None)
+    assert backend.draft_tokens == 0
+    assert backend.memory.state_bytes == plain.memory.state_bytes
+    backend.close()
+    plain.close()

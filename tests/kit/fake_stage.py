@@ -30,7 +30,7 @@ class Stage:
         cost: StepCost | None = None,
         **script: Any,
     ) -> None:
-        options = EngineOptions(context=context, slots=slots, ubatch=ubatch, threads=1)
+        options = EngineOptions(context=context, slots=slots, ubatch=ubatch, threads=1, speculate="on")
         self.backend = FakeBackend(Script(**script), options)
         self.inbox: SimpleQueue = SimpleQueue()
         self.said: list = []

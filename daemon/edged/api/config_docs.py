@@ -28,7 +28,8 @@ EXPLANATIONS: dict[str, str] = {
     "model.repack": "Faster weight layout at the price of memory; auto lets the self-test decide.",
     "model.speculate": (
         "Draft text that repeats and check it in one step; auto measures whether that pays. A model with"
-        " recurrent layers drafts only when it is on, which keeps their state three times more for each slot."
+        " recurrent layers, such as every Qwen3.5, drafts only when it is on, which keeps their state three"
+        " times more for each slot; where memory.budget_mib has no room for that, it drafts nothing."
     ),
     "model.thinking": "Whether models that can think aloud do so when a request does not say.",
     "model.thinking_budget": (

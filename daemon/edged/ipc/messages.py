@@ -51,6 +51,7 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     path: str
     backend: Literal["llama", "fake"]
     options: EngineOptions
+    budget_bytes: int = 0  # of anonymous memory that it may take in all; 0: nobody says
     cache_bytes: int = 0  # for evaluated prompts, once the model is loaded
     systems: tuple[str, ...] = ()  # system messages to read before anybody asks
     thinking: bool = False

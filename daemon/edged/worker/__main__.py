@@ -10,8 +10,9 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from edged.api.requests import Sampling
 from edged.host.orphans import die_with_parent
@@ -20,24 +21,21 @@ from edged.ipc.frames import FrameError, FrameReader
 from edged.ipc.messages import Heartbeat, Load, LoadFailed, Ready, ToLoop, decode_to_worker, encode
 from edged.worker.backends import load_backend
 from edged.worker.backends.base import Backend, LoadError, Run, StateError, StepError
+from edged.worker.draft_cost import load_within_budget, price_of_drafts
 from edged.worker.embedding import vector_of
 from edged.worker.embedding_loop import EmbeddingLoop
 from edged.worker.kept import KeptPrefixes
 from edged.worker.loop import DecodeLoop
-from edged.worker.measure import measure_step_cost
 from edged.worker.reasoning import thinks
-from edged.worker.speculate import NOTHING, best_gain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edged.ipc.messages import FromWorker
-    from edged.worker.speculate import StepCost
 
 log = logging.getLogger("edged.worker")
 
 HEARTBEAT_S = 1.0
-LEAST_GAIN = 1.2  # at the very best; most answers copy little, and looking costs something, too
 
 
 class Link:
@@ -137,7 +135,7 @@ def serve(link: Link) -> None:
     pulse.start()
     started = time.monotonic()
     try:
-        backend = load_backend(order, pulse.progressed)
+        backend = load_within_budget(order, partial(load_backend, on_progress=pulse.progressed))
         loaded = time.monotonic()
         prove_one_token(backend)
         cost = price_of_drafts(backend, order.options.speculate, pulse.progressed)
@@ -197,24 +195,6 @@ def prove_one_token(backend: Backend) -> None:
     backend.sample(sampler, row)
     sampler.close()
     backend.forget(0)
-
-
-def price_of_drafts(
-    backend: Backend, wanted: Literal["auto", "on", "off"], progressed: Callable[[], None]
-) -> StepCost | None:
-    """What decides how many tokens of an answer are drafted; None: none, not even the best draft pays."""
-    if not backend.draft_tokens:
-        return None
-    if wanted == "on":
-        return NOTHING
-    cost = measure_step_cost(backend, progressed)
-    gain = best_gain(cost, backend.draft_tokens)
-    times = cost.seconds(1 + backend.draft_tokens) / cost.seconds(1)
-    log.info(
-        "drafts %s: a step of %d tokens takes %.1f times one of one, copied text could be %.1f times as fast",
-        "on" if gain >= LEAST_GAIN else "off", 1 + backend.draft_tokens, times, gain,
-    )  # fmt: skip
-    return cost if gain >= LEAST_GAIN else None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ COST_ROUNDS = 8
 COST_S = 1.0  # of loading; a model that is slower gets one round, of a few seconds at most
 
 
-def measure_step_cost(backend: Backend, progressed: Callable[[], None]) -> StepCost:
+def measure_step_cost(
+    backend: Backend, progressed: Callable[[], None], clock: Callable[[], float] = time.monotonic
+) -> StepCost:
     """What a step of one token takes, and one with as many on trial as there may be, in sequence 0.
 
     Rounds are repeated for a moment, and the quickest of each count: neighbours only ever make them slower.
@@ -31,17 +33,15 @@ def measure_step_cost(backend: Backend, progressed: Callable[[], None]) -> StepC
     many = 1 + backend.draft_tokens
     one_s: list[float] = []
     many_s: list[float] = []
-    position, begun = 0, time.monotonic()
+    position, begun = 0, clock()
     while not many_s or (
-        len(many_s) < COST_ROUNDS
-        and time.monotonic() - begun < COST_S
-        and position + 1 + many <= backend.context
+        len(many_s) < COST_ROUNDS and clock() - begun < COST_S and position + 1 + many <= backend.context
     ):
         for count, seconds in ((1, one_s), (many, many_s)):
-            before = time.monotonic()
+            before = clock()
             backend.step([Run(0, [token] * count, position, output=True, every=True)])
             progressed()
-            seconds.append(time.monotonic() - before)
+            seconds.append(clock() - before)
             position += count
     backend.forget(0)
     return step_cost(min(one_s), min(many_s), many)

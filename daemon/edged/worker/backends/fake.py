@@ -79,7 +79,7 @@ class FakeBackend:
 
     def __init__(self, script: Script, options: EngineOptions) -> None:
         self.context = options.context
-        self.draft_tokens = script.draft_tokens
+        self.draft_tokens = 0 if options.speculate == "off" else script.draft_tokens
         self.rows = options.slots + self.draft_tokens
         self.memory = MemoryParts(base_bytes=anon_bytes(os.getpid()))
         self.pooling = (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edged.api.config import Config
-    from edged.engine.supervisor import Sink
+    from edged.engine.in_flight import Sink
     from edged.ipc.messages import Start
 
 LEFT_OUT: dict[str, Any] = {

@@ -6,45 +6,39 @@ import asyncio
 import contextlib
 import logging
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from edged.api.errors import Busy, EngineLost, ModelUnusable
 from edged.api.status import EngineState
 from edged.engine.backoff import Backoff
-from edged.engine.cache import with_cache
-from edged.engine.modelfile import check_model
+from edged.engine.in_flight import InFlight
+from edged.engine.load_order import load_order
 from edged.engine.process import Worker, WorkerLost
-from edged.engine.selftest import engine_version
 from edged.engine.states import EngineStates
 from edged.engine.tuner import Tuner
 from edged.engine.watch import HangWatch
 from edged.engine.wishes import Wishes
 from edged.ipc.frames import FrameError
 from edged.ipc.messages import (
-    Cancel,
     Done,
-    EngineOptions,
     Heartbeat,
-    Load,
     Measured,
-    Pause,
     Ready,
     Rejected,
-    Resume,
     Shrink,
-    Start,
     Token,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from edged.api.config import Config
     from edged.api.status import MemoryParts
-    from edged.ipc.messages import FromWorker, Measure, ToWorker
+    from edged.engine.in_flight import Sink
+    from edged.ipc.messages import FromWorker, Measure, Start, ToWorker
 
 log = logging.getLogger("edged.engine")
 
@@ -52,14 +46,6 @@ RECYCLE_GRACE_S = 10.0  # what is running may finish; a Pi makes some 50 tokens 
 LOOK_S = 5.0  # between two looks at what else runs on the box
 IDLE_PATIENCE_S = 600.0  # for a moment without requests, before a new worker makes them wait
 SPEED_TOKENS = 16  # an answer shorter than that says little about speed
-
-
-class Sink(Protocol):
-    """Where the words about one request go; after Done, Rejected or ``lost`` there are no more."""
-
-    def message(self, message: Token | Done | Rejected) -> None: ...
-
-    def lost(self, why: str) -> None: ...
 
 
 class EngineSupervisor:
@@ -74,26 +60,19 @@ class EngineSupervisor:
         on_change: Callable[[], None],
     ) -> None:
         self.config = config  # the one in force; its model may be changed
-        self._digest_path = state_dir / "model.json"
-        self._selftest_path = state_dir / "selftest.json"
-        self._prefix_folder = state_dir / "prefixes"
+        self._state_dir = state_dir
         self._place = place
         self._on_change = on_change
         self._states = EngineStates(lambda _state, _why: on_change())
         self._backoff = Backoff()
-        self._sinks: dict[int, Sink] = {}
         self._outbox: asyncio.Queue[ToWorker] = asyncio.Queue()
-        self._next_key = 0
+        self._requests = InFlight(self._tell)
         self._recycle = asyncio.Event()
         self._recycle_why = ""
-        self._idle = asyncio.Event()  # set while no request is in flight
-        self._idle.set()
-        self._alone = 0  # the request that has had the engine to itself, if there is one
         self.wishes = Wishes()  # another model, a fresh worker, or none
         self._measuring: asyncio.Future[Measured] | None = None
-        self.tuner = Tuner(config, self._selftest_path, place=place)
+        self.tuner = Tuner(config, state_dir / "selftest.json", place=place)
         self.tuning = ""  # why requests wait for an engine that is tuned anew
-        self._paused: set[int] = set()  # their slots are lent to others
         self._cache_allowed = True
         self._beat = Heartbeat(progress=0, busy=False)  # the last one
         self.worker_pid: int | None = None
@@ -122,11 +101,11 @@ class EngineSupervisor:
         """Requests that ``start`` may take now."""
         if self.state is not EngineState.READY:
             return 0
-        return max(0, self.config.model.slots - len(self._sinks) + len(self._paused))
+        return max(0, self.config.model.slots - len(self._requests) + self._requests.paused)
 
     @property
     def running(self) -> int:
-        return len(self._sinks)
+        return len(self._requests)
 
     @property
     def memory(self) -> MemoryParts | None:
@@ -137,38 +116,26 @@ class EngineSupervisor:
 
     def start(self, order: Start, sink: Sink) -> int:
         """Give ``order`` to the worker (only while ``free_slots`` > 0); the key for ``cancel``."""
-        self._next_key += 1
-        key = self._next_key
-        self._alone = 0 if self._sinks else key
-        self._sinks[key] = sink
-        self._idle.clear()
-        self._outbox.put_nowait(structs.replace(order, key=key))
-        return key
+        return self._requests.start(order, sink)
 
     def cancel(self, key: int) -> None:
         """The worker answers with Rejected(code="cancelled"), unless it has already finished."""
-        if key in self._sinks:
-            self._outbox.put_nowait(Cancel(key=key))
+        self._requests.cancel(key)
 
     def pause(self, key: int) -> None:
         """Hear no more of an answer than is on its way, until ``resume``; others may have its slot."""
-        if key in self._sinks:
-            self._paused.add(key)
-            self._alone = 0  # its reader is what it waits for now
-            self._outbox.put_nowait(Pause(key=key))
+        if self._requests.pause(key):
             self._on_change()
 
     def resume(self, key: int) -> None:
-        if key in self._sinks:
-            self._paused.discard(key)
-            self._outbox.put_nowait(Resume(key=key))
+        self._requests.resume(key)
 
     def cache(self, *, allowed: bool) -> None:
         """Whether the worker may keep evaluated prompts; when not, it lets go of them at its next step."""
         if allowed != self._cache_allowed:
             self._cache_allowed = allowed
             if self.state in {EngineState.READY, EngineState.RECYCLING}:
-                self._outbox.put_nowait(Shrink(to_bytes=self._cache_bytes))
+                self._tell(Shrink(to_bytes=self._cache_bytes))
 
     @property
     def _cache_bytes(self) -> int:
@@ -182,10 +149,10 @@ class EngineSupervisor:
 
     async def measure(self, order: Measure) -> Measured:
         """What the engine needs for ``order``. Raises Busy unless it is ready and idle, EngineLost."""
-        if self.state is not EngineState.READY or self._sinks or self._measuring is not None:
+        if self.state is not EngineState.READY or self._requests or self._measuring is not None:
             raise Busy("the engine can be measured only while it has nothing else to do", retry_after_s=30.0)
         self._measuring = asyncio.get_running_loop().create_future()
-        self._outbox.put_nowait(order)
+        self._tell(order)
         return await self._measuring
 
     # --- the life of the engine -----------------------------------------------------------
@@ -221,7 +188,7 @@ class EngineSupervisor:
 
     def _use(self, config: Config) -> None:
         self.config = config
-        self.tuner = Tuner(config, self._selftest_path, place=self._place)
+        self.tuner = Tuner(config, self._state_dir / "selftest.json", place=self._place)
 
     async def _attempt(self) -> tuple[float, str, bool]:
         """One worker from birth to death: seconds it was ready, why it ended, whether that was planned."""
@@ -233,8 +200,8 @@ class EngineSupervisor:
         why, planned = "the daemon is stopping", False
         worker: Worker | None = None
         try:
-            order = await self._order()
             tuner = self.tuner
+            order = await load_order(self.config, tuner, self._state_dir)
             worker = await Worker.spawn(self._place, cpus=tuner.cpus, spin_count=tuner.spin_count)
             self.worker_pid = worker.pid
             self._beat = Heartbeat(progress=0, busy=False)
@@ -245,7 +212,7 @@ class EngineSupervisor:
             )
             ready_at = loop.time()
             if not self._cache_allowed:
-                self._outbox.put_nowait(Shrink(to_bytes=0))
+                self._tell(Shrink(to_bytes=0))
             self.tuning = ""
             self.wishes.ready()
             self._states.move(
@@ -281,39 +248,15 @@ class EngineSupervisor:
         if worker is not None:
             await worker.kill()
 
+    def _tell(self, message: ToWorker) -> None:
+        self._outbox.put_nowait(message)
+
     def _abandon(self, why: str) -> None:
-        """End every request in flight, exactly once each."""
-        sinks, self._sinks = self._sinks, {}
-        self._paused.clear()
-        self._idle.set()
+        """End every request in flight, and a measurement."""
         if self._measuring is not None and not self._measuring.done():
             self._measuring.set_exception(EngineLost(why))
         self._measuring = None
-        for sink in sinks.values():
-            sink.lost(why)
-
-    async def _order(self) -> Load:
-        """What the next worker is told to load, with the options that survive on this host.
-
-        Raises ModelUnusable when the file is not the one that is configured.
-        """
-        model = self.config.model
-        await check_model(Path(model.path), model.sha256, self._digest_path)
-        options = EngineOptions(
-            context=model.context,
-            slots=model.slots,
-            ubatch=model.ubatch,
-            threads=self.tuner.threads,
-            speculate=model.speculate,
-            kv_type=model.kv_type,
-            mmap=model.mmap,
-            embeddings=model.embeddings,
-            repack=model.repack != "off",
-        )
-        order = Load(path=model.path, backend=model.backend, options=options)
-        engine = engine_version(model.backend)
-        order = await self.tuner.settle(order, engine)
-        return with_cache(order, self.config, folder=self._prefix_folder, engine=engine)
+        self._requests.abandon(why)
 
     async def _serve(self, worker: Worker) -> None:
         """Route messages until the worker is lost (raises) or has been recycled (returns)."""
@@ -336,9 +279,12 @@ class EngineSupervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _route(self, watch: HangWatch, message: FromWorker) -> None:
-        if isinstance(message, Token):
-            if (sink := self._sinks.get(message.key)) is not None:
-                sink.message(message)
+        if isinstance(message, Token | Done | Rejected):
+            alone = message.key == self._requests.alone
+            if self._requests.heard(message):
+                if isinstance(message, Done) and alone:
+                    self._note_speed(message)
+                self._on_change()
         elif isinstance(message, Heartbeat):
             watch.heard(message)
             self._beat = message
@@ -346,16 +292,6 @@ class EngineSupervisor:
             measuring, self._measuring = self._measuring, None
             if measuring is not None and not measuring.done():
                 measuring.set_result(message)
-        elif (
-            isinstance(message, Done | Rejected) and (sink := self._sinks.pop(message.key, None)) is not None
-        ):
-            self._paused.discard(message.key)
-            sink.message(message)
-            if not self._sinks:
-                self._idle.set()
-            if isinstance(message, Done) and message.key == self._alone:
-                self._note_speed(message)
-            self._on_change()
 
     def _note_speed(self, done: Done) -> None:
         """Tell the tuner how fast an answer was that had the engine to itself."""
@@ -370,7 +306,7 @@ class EngineSupervisor:
     async def _drain_for_recycle(self) -> None:
         await self._recycle.wait()
         self._hold(self._recycle_why)
-        await self._no_request(RECYCLE_GRACE_S)
+        await self._requests.none(RECYCLE_GRACE_S)
 
     async def _drain_for_tuning(self, worker: Worker) -> None:
         """Return between two requests, once what else runs on the box asks for other settings.
@@ -382,26 +318,19 @@ class EngineSupervisor:
             await asyncio.sleep(LOOK_S)
             why = self.tuner.watch(worker.pid)
         log.info("the engine will be tuned anew between requests: %s", why)
-        await self._no_request(IDLE_PATIENCE_S)
+        await self._requests.none(IDLE_PATIENCE_S)
         self.tuning = self._recycle_why = why
         self._hold(why)
-        await self._no_request(None)
+        await self._requests.none()
 
     async def _drain_for_wish(self) -> None:
         """Return between two requests, once another model, none, or a fresh worker is wanted."""
         self._recycle_why = await self.wishes.any()
         self.wishes.close()
         self._hold(self._recycle_why)
-        await self._no_request(None)
+        await self._requests.none()
 
     def _hold(self, why: str) -> None:
         """Start no more requests on this worker."""
         if self.state is EngineState.READY:
             self._states.move(EngineState.RECYCLING, why)
-
-    async def _no_request(self, limit_s: float | None) -> None:
-        """Return when no request is in flight, or after ``limit_s``."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
-                while self._sinks:
-                    await self._idle.wait()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from msgspec import structs
 
+from edged.engine.load_order import load_order
+from edged.engine.tuner import Tuner
+from edged.host.config import parse
 from edged.ipc.messages import EngineOptions, Load
 from edged.worker.backends.fake import FakeBackend, Script
 from edged.worker.draft_cost import LEAST_GAIN, load_within_budget, price_of_drafts
 from edged.worker.speculate import NOTHING, StepCost, best_gain
+from tests.kit.service import fake_model, fake_tree
 
 DRAFTS = 7
 OPTIONS = EngineOptions(context=256, slots=2, ubatch=16, threads=1, speculate="on")
@@ -88,3 +94,9 @@ def test_drafts_that_are_asked_for_give_way_to_the_memory_budget(
     assert load_within_budget(order, load).draft_tokens == drafts
     assert len(orders) == loads
     assert ["memory.budget_mib" in line for line in caplog.messages] == [True] * (loads - 1)
+
+
+def test_the_worker_is_told_its_budget(tmp_path):
+    config = parse(fake_tree(fake_model(tmp_path), memory={"budget_mib": 100}))
+    tuner = Tuner(config, tmp_path / "selftest.json", place=lambda _pid: None)
+    assert asyncio.run(load_order(config, tuner, tmp_path)).budget_bytes == 100 << 20

@@ -19,7 +19,7 @@ from edged.worker.accounting import EngineBuffers
 from edged.worker.backends.base import LoadError, Run, StateError, StepError, new_state
 from edged.worker.backends.beginnings import Beginnings
 from edged.worker.backends.llama_context import context_params
-from edged.worker.backends.llama_drafts import draft_tokens, is_recurrent
+from edged.worker.backends.llama_drafts import LastRuns, draft_tokens, is_recurrent
 from edged.worker.backends.llama_embedding import pooling_of, vector
 from edged.worker.backends.llama_metadata import metadata
 from edged.worker.backends.llama_sampler import LlamaSampler, Logits, log_softmax, logits_at, top
@@ -62,7 +62,8 @@ class LlamaBackend:
         self._n_vocab = api.llama_vocab_n_tokens(self._vocab)
         self._markers = frozenset(self._single_tokens(MARKERS))
         self._window = api.llama_model_n_swa(model)
-        self.can_truncate = not is_recurrent(model) and self._window == 0
+        self._runs = LastRuns() if is_recurrent(model) else None
+        self.can_truncate = self._runs is None and self._window == 0
         self.context = min(options.context, api.llama_n_ctx_seq(context))
         self.draft_tokens = drafts
         self.rows = options.slots if pooling is None or pooling.piecewise else options.ubatch
@@ -135,6 +136,9 @@ class LlamaBackend:
         status = api.llama_decode(self._context, batch)
         if status != 0:
             raise StepError(f"llama_decode returned {status} for {index} tokens of {len(runs)} sequences")
+        if self._runs is not None:
+            for run in runs:
+                self._runs.evaluated(run.seq, run.start)
         return found
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> LlamaSampler:
@@ -173,6 +177,8 @@ class LlamaBackend:
         api.llama_set_n_threads(self._context, count, count)
 
     def forget(self, seq: int) -> None:
+        if self._runs is not None:
+            self._runs.forget(seq)
         api.llama_memory_seq_rm(self._memory, seq, -1, -1)
 
     def state_bytes(self, seq: int) -> int:
@@ -198,8 +204,11 @@ class LlamaBackend:
             raise StateError(f"a saved sequence has {found} tokens instead of {length}")
 
     def move(self, seq: int, to: int) -> None:
-        api.llama_memory_seq_cp(self._memory, seq, to, -1, -1)
-        api.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        if self._runs is None or self._runs.can_be_copied(seq):
+            api.llama_memory_seq_cp(self._memory, seq, to, -1, -1)
+        else:
+            self.restore(to, self.save(seq), api.llama_memory_seq_pos_max(self._memory, seq) + 1)
+        self.forget(seq)
 
     def truncate(self, seq: int, length: int) -> bool:
         if length > api.llama_memory_seq_pos_max(self._memory, seq):
@@ -207,7 +216,14 @@ class LlamaBackend:
         oldest = api.llama_memory_seq_pos_min(self._memory, seq)
         if self._window and oldest > max(0, length - self._window):
             return False
-        return bool(api.llama_memory_seq_rm(self._memory, seq, length, -1))
+        if self._runs is None:
+            return bool(api.llama_memory_seq_rm(self._memory, seq, length, -1))
+        if not self._runs.allows(seq, length):
+            return False
+        done = bool(api.llama_memory_seq_rm(self._memory, seq, length, -1))
+        if done:
+            self._runs.cut(seq)
+        return done
 
     def warm_up(self, ubatch: int, on_progress: Callable[[], None]) -> None:
         """Make what no request should wait for; compute a step of the largest size, unless that takes long.

@@ -21,6 +21,37 @@ DRAFT_TOKENS = 7
 RECURRENT_DRAFT_TOKENS = 3
 
 
+class LastRuns:
+    """Of each sequence with recurrent layers, what llama.cpp can take back: its last run but for one token.
+
+    llama.cpp also takes back all of a run, or one before it, and says so, but the state stays what it was;
+    and a copy of a sequence is one of all that was evaluated, until the next step has made it shorter.
+    """
+
+    def __init__(self) -> None:
+        self._starts: dict[int, int] = {}
+        self._cut: set[int] = set()
+
+    def evaluated(self, seq: int, start: int) -> None:
+        self._starts[seq] = start
+        self._cut.discard(seq)
+
+    def forget(self, seq: int) -> None:
+        self._starts.pop(seq, None)
+        self._cut.discard(seq)
+
+    def allows(self, seq: int, length: int) -> bool:
+        """Whether ``seq`` can become its first ``length`` tokens."""
+        return length > self._starts.get(seq, length)
+
+    def cut(self, seq: int) -> None:
+        """Some of it was taken back."""
+        self._cut.add(seq)
+
+    def can_be_copied(self, seq: int) -> bool:
+        return seq not in self._cut
+
+
 def is_recurrent(model: int) -> bool:
     """Whether a sequence is, in some layers, one state instead of a cache of its tokens."""
     return bool(api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))

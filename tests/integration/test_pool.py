@@ -375,3 +375,80 @@ def test_a_request_that_waits_can_be_cancelled_and_expires(broker):
             await peer.wait(ANSWERED, 4)
 
     asyncio.run(scenario())
+
+
+def test_what_is_too_large_for_any_box_is_refused_while_all_are_busy_and_keeps_no_memory(broker):
+    async def scenario():
+        busy = Box()
+        busy.gate.clear()
+        async with pool(broker, busy) as ((only,), peer):
+            for number in range(2):
+                peer.send(ASKED, {"id": f"running{number}", "prompt": "q"})
+            await until(lambda: len(busy.running) == MODEL.slots)
+            for _ in range(4):
+                peer.send(ASKED, b"x" * (4 << 20))
+            assert {one["error"]["code"] for one in await peer.wait(ANSWERED, 4)} == {"too_large"}
+            assert only.pool.waiting == 0
+            busy.gate.set()
+            await peer.wait(ANSWERED, 6)
+
+    asyncio.run(scenario())
+
+
+def test_what_has_no_room_at_a_box_stays_with_the_broker_and_is_answered_later(broker, monkeypatch):
+    monkeypatch.setattr("edged.transports.mqtt.pool_backlog.MAX_COUNT", 3)
+
+    async def scenario():
+        busy = Box()
+        busy.gate.clear()
+        async with pool(broker, busy) as ((only,), peer):
+            for number in range(10):
+                peer.send(ASKED, {"id": str(number), "prompt": "q"})
+            await until(lambda: len(busy.running) == MODEL.slots and only.pool.waiting == 3)
+            peer.send(ASKED, {"id": "qos 0", "prompt": "q"}, qos=0)
+            peer.send(ASKED, {"id": "qos0", "prompt": "q"}, qos=0)
+            refused = await peer.wait(ANSWERED, 2)
+            assert {one["error"]["code"] for one in refused} == {"busy"}
+            busy.gate.set()
+            answers = await until(
+                lambda: (found := [one["id"] for one in peer.documents(ANSWERED) if one["ok"]])[9:] and found
+            )
+            assert sorted(answers) == list("0123456789")
+
+    asyncio.run(scenario())
+
+
+def test_the_time_to_live_counts_from_when_a_request_came_to_the_pool(broker):
+    async def scenario():
+        busy = Box()
+        busy.gate.clear()
+        async with pool(broker, busy) as ((only,), peer):
+            for number in range(2):
+                peer.send(ASKED, {"id": f"running{number}", "prompt": "q"})
+            await until(lambda: len(busy.running) == MODEL.slots)
+            peer.send(ASKED, {"id": "waits", "prompt": "q", "ttl_s": 30})
+            await until(lambda: only.pool.waiting == 1)
+            busy.gate.set()
+            await peer.wait(ANSWERED, 3)
+            assert busy.seen[-1].ttl_s < 30
+
+    asyncio.run(scenario())
+
+
+def test_what_boxes_say_of_themselves_does_not_keep_an_heir_waiting(broker):
+    """A taken over session that hears of many boxes is as empty as any other."""
+
+    async def scenario():
+        async with pool(broker, Box()) as ((heir,), peer), member(broker, "b") as (_, gone):
+            await until(lambda: gone.pool.boxes == heir.pool.boxes == 1)
+            cut(gone)
+            await until(lambda: heir._pool._heirs._tasks, "the heir connects")
+            for number in range(400):  # one every 10 ms
+                if not heir._pool._heirs._tasks:
+                    break
+                peer.send(f"{ROOT}/box/other", b"{}")
+                peer.send(f"{ROOT}/cancel/esp", str(number))
+                await asyncio.sleep(0.01)
+            assert not heir._pool._heirs._tasks, "it ended while they came"
+
+    asyncio.run(scenario())

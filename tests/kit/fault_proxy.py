@@ -55,14 +55,16 @@ class FaultProxy:
     """``with FaultProxy(broker.port) as proxy``; clients connect to ``proxy.port``.
 
     ``connack`` says what becomes of the next CONNACKs: "" as it is, "reset" in the middle of it, "no session"
-    rewritten to say that no session was kept. With ``duplicates`` each message comes twice. What a client has
-    of QoS 1 and did not acknowledge is counted. ``connects`` are the CONNECT packets of all connections.
+    rewritten to say that no session was kept. ``pubacks`` are reasons that the next PUBACKs to the client
+    get, on version 5. With ``duplicates`` each message comes twice. What a client has of QoS 1 and did not
+    acknowledge is counted. ``connects`` are the CONNECT packets of all connections.
     """
 
     def __init__(self, upstream_port: int) -> None:
         self.port = free_port()
         self.connack = ""
         self.duplicates = False
+        self.pubacks: list[int] = []
         self.attempts = 0
         self.messages = 0  # at QoS 1, to the client
         self.unacknowledged = 0  # on the newest connection
@@ -211,6 +213,9 @@ class _Link:
             if kind == CONNACK and self._proxy.connack == "no session":
                 at = _body_at(packet)
                 passed += packet[:at] + b"\0" + packet[at + 1 :]
+                continue
+            if kind == PUBACK and self._proxy.pubacks:
+                passed += b"\x40\x03" + packet_id(packet).to_bytes(2) + bytes([self._proxy.pubacks.pop(0)])
                 continue
             passed += packet
             if kind == PUBLISH and qos == 1:

@@ -86,3 +86,35 @@ def test_what_does_not_fit_is_said_to_be_left(monkeypatch, limit, value):
     assert waiting.put(request("c", 3, size=10)), "room comes back with each that is taken"
     waiting.clear()
     assert (len(waiting), waiting.take()) == (0, None)
+
+
+def test_when_it_is_full_the_newest_of_whoever_holds_most_goes_back_to_the_broker(monkeypatch):
+    monkeypatch.setattr(held, "MAX_COUNT", 4)
+    waiting = Held()
+    for number in range(4):
+        assert waiting.put(request("flood", number))
+    assert waiting.put(request("meter", 10))
+    assert waiting.left
+    assert not waiting.put(request("flood", 4)), "who holds most has no room"
+    assert taken(waiting) == [("flood", 0), ("meter", 10), ("flood", 1), ("flood", 2)]
+
+
+def test_few_large_ones_are_as_much_as_many_small_ones(monkeypatch):
+    monkeypatch.setattr(held, "MAX_BYTES", 100)
+    waiting = Held()
+    for number in range(3):
+        waiting.put(request("camera", number, size=30))
+    assert waiting.put(request("meter", 10, size=20))
+    assert taken(waiting) == [("camera", 0), ("meter", 10), ("camera", 1)]
+
+
+def test_those_of_a_connection_that_is_gone_make_room(monkeypatch):
+    monkeypatch.setattr(held, "MAX_COUNT", 2)
+    gone = Link()
+    waiting = Held()
+    for number in range(2):
+        waiting.put(request("me", number, link=gone))
+    gone.alive = False
+    assert waiting.of("me") == []
+    assert waiting.put(request("me", 2))
+    assert (len(waiting), waiting.left) == (1, False)

@@ -167,3 +167,12 @@ def test_a_plain_failure_is_one_line():
 def test_room_for_nothing_is_an_error_and_not_an_endless_split(limit):
     with pytest.raises(errors.TooLarge):
         replies.split("x", limit, replies.utf8_bytes)
+
+
+@pytest.mark.parametrize("code", sorted(PUBLISHED))
+def test_every_error_fits_the_smallest_room_that_a_device_may_ask_for(code):
+    failed = Failed(id="x" * 64, code=code, message="no", retry_after_s=600.0)
+    (payload,) = replies.response(failed, MIN_MAX_BYTES)
+    assert len(payload) <= MIN_MAX_BYTES
+    said = json.loads(payload)
+    assert (said["id"], said["ok"], said["error"]["code"]) == ("x" * 64, False, code)

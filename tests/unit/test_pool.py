@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.transports.mqtt import pool_backlog
 from edged.transports.mqtt.incoming import Incoming
 from edged.transports.mqtt.pool_backlog import HOPS, WAITED, Backlog, waiting
 from edged.transports.mqtt.pool_boxes import STALE_S, Box, Boxes
@@ -124,12 +125,19 @@ def test_calls_without_end_are_bounded():
     assert calls.count(0.0) == 0
 
 
-def dealt(payload=b"{}", *, user=(), expiry_s=None, now_s=100.0):
+class Link:
+    """A connection, as far as what waits asks about it."""
+
+    alive = True
+
+
+def dealt(payload=b"{}", *, user=(), expiry_s=None, now_s=100.0, connection=None):
     message = Incoming(
         topic="edged/pool/request/esp/chat", payload=payload, mid=1, qos=1, retain=False, dup=False,
         expiry_s=expiry_s, user=user,
     )  # fmt: skip
-    return waiting(None, message, RequestTopic("esp", "chat"), now_s=now_s, default_ttl_s=600.0)  # type: ignore[arg-type]
+    place = RequestTopic("esp", "chat")
+    return waiting(connection, message, place, now_s=now_s, default_ttl_s=600.0)  # type: ignore[arg-type]
 
 
 def test_the_time_a_request_has_counts_over_all_boxes_it_waits_at():
@@ -161,3 +169,27 @@ def test_what_is_put_back_is_the_oldest_again_and_what_was_taken_is_gone():
     assert backlog.first(lambda entry: entry.id != "0") is entries[1]
     assert backlog.take(lambda entry: entry.id == "2") == [entries[2]]
     assert len(backlog) == 1
+
+
+def test_what_begins_is_as_old_as_it_is_in_the_whole_pool():
+    first = dealt(b'{"ttl_s": 30}', expiry_s=40)
+    assert first.begun(110.0) == (first.message, 10.0)
+    second = dealt(
+        b'{"ttl_s": 30}', user=tuple(first.notes(110.0)), expiry_s=first.aged(110.0).expiry_s, now_s=7.0
+    )
+    message, waited_s = second.begun(12.0)
+    assert (message.expiry_s, waited_s) == (40, 15.0)
+    assert second.deadline_s == 27.0
+    assert dealt(expiry_s=20, user=((WAITED, "10000"),)).deadline_s == 120.0, "what is left was told"
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_COUNT", 2), ("MAX_BYTES", 20)])
+def test_what_does_not_fit_comes_again_once_all_else_is_gone(monkeypatch, limit, value):
+    monkeypatch.setattr(pool_backlog, limit, value)
+    link, backlog = Link(), Backlog()
+    entries = [dealt(b"x" * 10, connection=link) for _ in range(3)]
+    assert [backlog.add(entry) for entry in entries] == [True, True, False]
+    assert backlog.left() == set()
+    backlog.take(lambda _: True)
+    assert backlog.left() == {link}
+    assert backlog.left() == set()

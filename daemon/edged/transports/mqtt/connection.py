@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edged.transports.mqtt import tls
-from edged.transports.mqtt.endpoint import DIAL_TIMEOUT_S, no_answer, unreachable
+from edged.transports.mqtt import paho_client, tls
+from edged.transports.mqtt.endpoint import no_answer, unreachable
 from edged.transports.mqtt.errors import BrokerUnreachable, refused
 from edged.transports.mqtt.incoming import Incoming, from_paho
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from paho.mqtt.properties import Properties
+
     from edged.api.errors import EdgeError
     from edged.transports.mqtt.endpoint import Endpoint
+
+log = logging.getLogger(__name__)
 
 CONNACK_TIMEOUT_S = 10.0  # mosquitto asks its password plugin, which may ask a directory server
 PUBACK_TIMEOUT_S = 20.0  # a slow link with a full send buffer; beyond it the connection is taken for dead
 GOODBYE_TIMEOUT_S = 2.0  # the DISCONNECT is 4 bytes; a peer that does not take them is gone
-SESSION_EXPIRY_S = 86400  # how long a broker keeps requests for a box that is off
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
-INFLIGHT = 10  # QoS 1 messages of ours without PUBACK; HiveMQ's smallest receive maximum
+TEMPORARY = {"Unspecified error", "Implementation specific error", "Quota exceeded"}  # in a PUBACK
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # before the next try, where a PUBACK says one of them
+MOST_REFUSED = 8  # topics that are named; the first ones tell which rule of the broker is missing
+TOPIC_BYTES = 65536  # a broker's limit may be on the payload alone
+TOO_LARGE_HINT = (
+    "with MQTT 3.1.1 the broker must keep such messages back: `message_size_limit 16777216` of mosquitto. "
+    'What it holds already goes with mqtt.version = "5" once'
+)
 
 
 class Connection:
@@ -50,7 +59,10 @@ class Connection:
         self._pubacks: dict[int, asyncio.Future[str]] = {}
         self._subacks: dict[int, asyncio.Future[list[bool]]] = {}
         self.closed: asyncio.Future[str] = self._loop.create_future()  # why
+        self.hint = ""  # what to do about the end, where we know it
         self.max_packet_bytes: int | None = None  # the broker's, when it names one
+        self.refused: dict[str, str] = {}  # topic → why the broker takes nothing of ours there
+        self._stuck = False  # the socket had no room for all that was published
         self._client = self._build(endpoint)
 
     @property
@@ -63,8 +75,8 @@ class Connection:
 
     @property
     def congested(self) -> bool:
-        """Packets wait for the socket to take them."""
-        return self._client.want_write()
+        """The socket has no room, so that packets wait here for longer than a turn of the loop."""
+        return self._stuck
 
     async def open(self) -> bool:
         """Connect; True when the broker kept the session.
@@ -108,25 +120,49 @@ class Connection:
             self._subacks.pop(mid, None)
         return [topic for (topic, _), good in zip(wanted, granted, strict=False) if not good]
 
-    def send(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+    def send(
+        self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None
+    ) -> bool:
         """Publish at QoS 0; False when there is no connection."""
         if not self.alive:
             return False
-        return self._client.publish(topic, payload, qos=0, retain=retain).rc == paho.MQTT_ERR_SUCCESS
+        properties = self._correlating(correlation)
+        sent = self._client.publish(topic, payload, qos=0, retain=retain, properties=properties)
+        return sent.rc == paho.MQTT_ERR_SUCCESS
 
     async def deliver(
         self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None
     ) -> str | None:
-        """Publish at QoS 1 and wait for the PUBACK.
+        """Publish at QoS 1 and wait for the PUBACK; again after a pause while its reason is a passing one.
 
         Returns "" when the broker took it, the broker's reason when it refused it for good (trying again
-        would end the same), and None when the connection ended before either.
+        would end the same), and None when the connection ended before either. Where something retained is
+        refused is kept in ``refused``.
         """
+        outcome = await self._publish(topic, payload, retain=retain, correlation=correlation)
+        for pause_s in PAUSES_S:
+            if outcome not in TEMPORARY:
+                break
+            await asyncio.wait({self.closed}, timeout=pause_s)
+            outcome = await self._publish(topic, payload, retain=retain, correlation=correlation)
+        if retain:
+            self.note_refusal(topic, outcome)
+        return outcome
+
+    def note_refusal(self, topic: str, reason: str | None) -> None:
+        """Keep what the broker said about ``topic``; empty: it took something there."""
+        if reason == "":
+            self.refused.pop(topic, None)
+        elif reason is not None and topic not in self.refused and len(self.refused) < MOST_REFUSED:
+            log.warning("mqtt broker refused what was published on %s: %s", topic, reason)
+            self.refused[topic] = reason
+
+    async def _publish(
+        self, topic: str, payload: bytes, *, retain: bool, correlation: bytes | None
+    ) -> str | None:
         if not self.alive:
             return None
-        properties = None
-        if correlation is not None and self.version == "5":
-            properties = _properties(PacketTypes.PUBLISH, CorrelationData=correlation)
+        properties = self._correlating(correlation)
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             self.abandon(f"publishing failed: {paho.error_string(info.rc)}")
@@ -143,6 +179,11 @@ class Connection:
         if not ended.done():
             self.abandon(f"the broker did not confirm a message in {PUBACK_TIMEOUT_S:.0f} s")
         return None
+
+    def _correlating(self, correlation: bytes | None) -> Properties | None:
+        if correlation is None or self.version != "5":
+            return None
+        return paho_client.properties(PacketTypes.PUBLISH, CorrelationData=correlation)
 
     def acknowledge(self, mid: int) -> None:
         """PUBACK the message ``mid`` that this connection delivered."""
@@ -177,22 +218,7 @@ class Connection:
     # --- paho's side ------------------------------------------------------------------------
 
     def _build(self, endpoint: Endpoint) -> paho.Client:
-        five = endpoint.version == "5"
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=endpoint.client_id,
-            clean_session=None if five else False,
-            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,
-            manual_ack=True,
-        )
-        client.connect_timeout = DIAL_TIMEOUT_S
-        client.max_inflight_messages = INFLIGHT
-        client.will_set(endpoint.will_topic, endpoint.will_payload, qos=1, retain=True)
-        if endpoint.username:
-            client.username_pw_set(endpoint.username, endpoint.password)
-        if endpoint.tls is not None:
-            client.tls_set_context(endpoint.tls)
+        client = paho_client.build(endpoint)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_message = self._message
@@ -214,7 +240,7 @@ class Connection:
         def dial() -> None:
             outcome: EdgeError | None = None
             try:
-                self._connect()
+                paho_client.connect(self._client, self._endpoint)
             except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
                 outcome = unreachable(error, self._endpoint)
             stream = self._client.socket()
@@ -228,29 +254,12 @@ class Connection:
         if failed is not None:
             raise failed
 
-    def _connect(self) -> None:
-        endpoint = self._endpoint
-        if endpoint.version != "5":
-            self._client.connect(endpoint.host, endpoint.port, endpoint.keepalive_s)
-            return
-        properties = _properties(
-            PacketTypes.CONNECT,
-            SessionExpiryInterval=SESSION_EXPIRY_S,
-            ReceiveMaximum=max(1, min(65535, endpoint.receive_maximum)),
-            MaximumPacketSize=endpoint.max_packet_bytes,
-        )
-        self._client.connect(
-            endpoint.host, endpoint.port, endpoint.keepalive_s, clean_start=False, properties=properties
-        )
-
     def _readable(self) -> None:
         """Read what the socket has; with TLS also what was decrypted already and wakes no one."""
         try:
-            self._client.loop_read()
-            stream: Any = self._client.socket()
+            stream = self._read()
             while stream is not None and hasattr(stream, "pending") and stream.pending():
-                self._client.loop_read()
-                stream = self._client.socket()
+                stream = self._read()
             if stream is not None and QUICKACK is not None:
                 # Brokers hold packets back until we acknowledge the last, which we would put off for 40 ms;
                 # the option is good for this once (tcp(7)).
@@ -258,19 +267,35 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - a task root: bytes of a peer pass through paho's parser
             self.abandon(f"the broker sent something that is not MQTT ({type(error).__name__})")
 
+    def _read(self) -> Any:
+        """Read once; the socket, None when the connection ended."""
+        self._client.loop_read()
+        # A broker of version 3.1.1 does not know our limit, and paho collects up to 256 MiB.
+        coming = self._client._in_packet["remaining_length"]  # noqa: SLF001 - told nowhere else
+        if coming > self._endpoint.max_packet_bytes + TOPIC_BYTES:
+            self.hint = TOO_LARGE_HINT
+            self.abandon(
+                f"a message of {coming} bytes came, and this box takes "
+                f"{self._endpoint.max_packet_bytes} at most"
+            )
+        return self._client.socket() if self.alive else None
+
     def _writable(self) -> None:
         if self._fd >= 0:
             self._client.loop_write()
         if self._fd >= 0:
-            if self._client.want_write():
+            self._stuck = self._client.want_write()
+            if self._stuck:
                 self._loop.add_writer(self._fd, self._writable)
             else:
                 self._loop.remove_writer(self._fd)
 
     def _keep_alive(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
         self._client.loop_misc()
         if self.alive:
-            interval_s = max(1.0, self._endpoint.keepalive_s / 4)
+            interval_s = max(1.0, self._client.keepalive / 4)
             self._tick = self._loop.call_later(interval_s, self._keep_alive)
 
     def _unwatch(self) -> None:
@@ -297,6 +322,7 @@ class Connection:
         if not reason.is_failure:
             self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
             self._connack.set_result(bool(flags.session_present))
+            self._loop.call_soon(self._keep_alive)  # the broker may have named another interval
         else:
             self._connack.set_exception(refused(str(reason)))
 
@@ -321,10 +347,3 @@ class Connection:
         answer = self._subacks.get(mid)
         if answer is not None and not answer.done():
             answer.set_result([not reason.is_failure for reason in reasons])
-
-
-def _properties(packet: int, **values: Any) -> Properties:
-    properties = Properties(packet)  # type: ignore[no-untyped-call]
-    for name, value in values.items():
-        setattr(properties, name, value)
-    return properties

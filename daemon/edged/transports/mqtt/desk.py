@@ -15,9 +15,9 @@ from msgspec import structs
 from edged.api.errors import BadRequest, Busy, Cancelled, EdgeError, Loading, NoBox
 from edged.api.events import Failed, Finished
 from edged.host.quiet import QuietLog
-from edged.transports.mqtt import codec, replies
+from edged.transports.mqtt import codec
 from edged.transports.mqtt.answers import Answers
-from edged.transports.mqtt.exchange import Exchange, Receipt, Reply
+from edged.transports.mqtt.exchange import Exchange, Receipt, Reply, rendered
 from edged.transports.mqtt.held import Held, HeldRequest
 from edged.transports.mqtt.pool_needs import can_of, unmet
 from edged.transports.mqtt.topics import Ask, CancelTopic, RequestTopic
@@ -89,7 +89,8 @@ class Desk:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def receive(self, connection: Connection, message: Incoming) -> None:
+    def receive(self, connection: Connection, message: Incoming, waited_s: float = 0.0) -> None:
+        """Take ``message``, which has waited elsewhere for so long."""
         receipt = Receipt(connection, message.mid) if message.qos else None
         place = self._topics.parse(message.topic)
         if place is None or message.retain:
@@ -104,7 +105,7 @@ class Desk:
         elif self._closed and receipt:
             self._log.info("left a request to the next run topic=%s", message.topic)
         else:
-            self._take(place, message, receipt)
+            self._take(place, message, receipt, waited_s)
 
     def refuse(self, connection: Connection, message: Incoming, error: EdgeError) -> None:
         """Answer a request with ``error`` and acknowledge it."""
@@ -127,9 +128,7 @@ class Desk:
         for one in self._held.of(client):
             if codec.read_id(one.message.payload, self._service.limits) == request_id:
                 self._held.remove(one)
-                wanted = (self._ordinary(one.place),)
-                failed = Failed.of(request_id, Cancelled("the client cancelled it"))
-                self._refuse(one.place, b"", wanted, failed, one.receipt)
+                self.refuse(one.receipt.connection, one.message, Cancelled("the client cancelled it"))
                 return True
         return False
 
@@ -204,6 +203,8 @@ class Desk:
     def _decode(self, place: Ask | RequestTopic, message: Incoming, digest: bytes) -> Asked:
         limits = self._service.limits
         correlation = codec.check_correlation(message.correlation)
+        if correlation and isinstance(place, Ask):  # nobody owns `ask`: devices may count alike
+            correlation = b"\0".join((correlation, (message.response_topic or "").encode(), digest))
         made_up = (
             codec.correlation_id(correlation) if correlation else self._made_up_id(place, message, digest)
         )
@@ -226,11 +227,14 @@ class Desk:
         )
 
     def _made_up_id(self, place: Ask | RequestTopic, message: Incoming, digest: bytes) -> str:
-        """A fresh id; the one in use when a broker delivers again what is being answered already."""
+        """A fresh id; the one in use when a broker delivers again what is being answered already.
+
+        What can be acknowledged under another number is another request of the same content.
+        """
         if message.dup:
             for (*origin, request_id), exchange in self._running.items():
                 same = (*origin, exchange.digest) == (*_client_op(place), digest)
-                if same and request_id.startswith("auto-"):
+                if same and exchange.awaits(message.mid) and request_id.startswith("auto-"):
                     return request_id
         return f"auto-{secrets.token_hex(12)}"
 
@@ -287,7 +291,8 @@ class Desk:
         self._log.warning("refused client=%s op=%s id=%s: %s: %.200s", *key, failed.code, failed.message)
         exchange = Exchange(key, digest, wanted)
         exchange.own(receipt)
-        if self._full():
+        # What waited here for an acknowledgement is bounded already, and keeps it until the answer is out.
+        if receipt is None and self._full():
             self._shed(exchange)
         else:
             self._spawn(self._finish(exchange, failed))
@@ -298,12 +303,11 @@ class Desk:
     def _shed(self, exchange: Exchange) -> None:
         """Say no at QoS 0, so that a flood leaves nothing waiting for a PUBACK here."""
         failed = Failed.of(exchange.key[2], Busy("too many requests at once", retry_after_s=5.0))
-        render = replies.answer if exchange.replies[0].plain else replies.response
         if not self._line.congested:
             with contextlib.suppress(EdgeError):
                 for reply in exchange.replies:
-                    self._line.send(reply.topic, render(failed, reply.limit_bytes)[0])
-        exchange.acknowledge()
+                    (said,) = rendered(reply, failed, self._line)
+                    self._line.send(reply.topic, said, correlation=reply.correlation)
 
     async def _answer(self, exchange: Exchange, asked: Asked) -> None:
         try:
@@ -313,10 +317,10 @@ class Desk:
                 return
             self._answers.remember(exchange.key, exchange.digest, terminal)
             self._note(exchange, terminal)
-            if isinstance(terminal, Finished):
-                self.on_answer(exchange.key[0], exchange.key[1], terminal)
             if not (self._node and exchange.void):
                 await self._finish(exchange, terminal)
+            if isinstance(terminal, Finished):
+                self.on_answer(exchange.key[0], exchange.key[1], terminal)
         finally:
             self._running.pop(exchange.key, None)
 

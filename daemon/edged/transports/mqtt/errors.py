@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edged.api.errors import EdgeError
+from edged.api.status import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,19 @@ def refused(reason: str) -> BrokerRefused:
     """The error for a CONNACK that says no, with the reason's name in paho's words."""
     kind = VersionRefused if reason == "Unsupported protocol version" else BrokerRefused
     return kind(reason, hint=_HINTS.get(reason, "the broker's log says more"))
+
+
+def not_taken(refused: Mapping[str, str], where: str) -> Condition | None:
+    """The condition for topics on which the broker takes nothing of ours, each with its reason."""
+    if not refused:
+        return None
+    topics = ", ".join(f"{topic} ({reason})" for topic, reason in refused.items())
+    return Condition(
+        code=BrokerRefused.code,
+        severity="warning",
+        message=f"the MQTT broker ({where}) refuses what this box publishes on {topics}",
+        hint="allow these topics in the broker's ACL; the broker's log says more",
+    )
 
 
 # What a client reads as error.code. A device's table stays short: what only the box can tell apart

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged.api.errors import Internal, TooLarge
 from edged.api.events import Accepted, Channel, Delta, Failed
@@ -33,6 +33,22 @@ class Reply(Struct, frozen=True, kw_only=True):
     correlation: bytes | None = None
     plain: bool = False
     node: str = ""  # of a pool: told in the answer
+
+
+def rendered(reply: Reply, terminal: Terminal, line: Line) -> list[bytes]:
+    """The messages that ``terminal`` is at ``reply``; raises TooLarge when nothing fits.
+
+    The name of the box is left out where it has no room.
+    """
+    limit_bytes = line.fitting(reply.topic, reply.limit_bytes, reply.correlation)
+    if reply.plain:
+        return replies.answer(terminal, limit_bytes)
+    node = b',"node":"%s"' % reply.node.encode() if reply.node else b""
+    if isinstance(terminal, Failed):
+        shortest = replies.response(structs.replace(terminal, message=""), limit_bytes)
+        node = node if len(shortest[0]) + len(node) <= limit_bytes else b""
+    payloads = replies.response(terminal, limit_bytes - len(node))
+    return [one[:-1] + node + b"}" for one in payloads] if node else payloads
 
 
 class Receipt(Struct, frozen=True):
@@ -75,6 +91,10 @@ class Exchange:
         """All connections it came on at QoS 1 are gone: the broker gives it to somebody again."""
         return bool(self.receipts) and not any(one.connection.alive for one in self.receipts)
 
+    def awaits(self, mid: int) -> bool:
+        """Whether the message ``mid`` may be one that it came on at QoS 1, delivered again."""
+        return bool(self.receipts) and all(one.mid == mid for one in self.receipts if one.connection.alive)
+
     async def compute(self, asked: Asked, service: Service, line: Line) -> Terminal:
         """Have the service answer, streaming on the way; exactly one terminal event comes back."""
         stream = Stream(self, asked, line)
@@ -100,18 +120,14 @@ class Exchange:
         return True
 
     async def _deliver_to(self, reply: Reply, terminal: Terminal, line: Line) -> bool:
-        limit = min(reply.limit_bytes, line.limit_bytes(reply.topic, reply.correlation) or reply.limit_bytes)
-        render = replies.answer if reply.plain else replies.response
-        node = b',"node":"%s"}' % reply.node.encode() if reply.node and not reply.plain else b""
         try:
-            payloads = render(terminal, limit - len(node))
+            payloads = rendered(reply, terminal, line)
         except TooLarge as error:
             log.warning("cannot answer client=%s op=%s id=%s: %s", *self.key, error.message)
             return True
         with line.outbox.holding(sum(map(len, payloads))) as parcel:
             for payload in payloads:
-                told = payload[:-1] + node if node else payload
-                refused = await line.deliver(parcel, reply.topic, told, correlation=reply.correlation)
+                refused = await line.deliver(parcel, reply.topic, payload, correlation=reply.correlation)
                 if refused is None:
                     return False
                 if refused:
@@ -159,10 +175,11 @@ class Stream:
             self._line.send(self._topic, replies.done(terminal, self._seq["text"]))
 
     def _flush(self) -> None:
+        limit_bytes = self._line.fitting(self._topic, self._limit_bytes)
         for channel, kind in KINDS.items():
             text, self._waiting[channel] = self._waiting[channel], ""
             if not text:
                 continue
-            for payload in replies.deltas(self._id, self._seq[channel], text, self._limit_bytes, kind):
+            for payload in replies.deltas(self._id, self._seq[channel], text, limit_bytes, kind):
                 self._line.send(self._topic, payload)
                 self._seq[channel] += 1

@@ -8,12 +8,16 @@ acknowledgement it stops at its own limit, and so back-pressure reaches whoever 
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from edged.transports.mqtt.exchange import Receipt
 from edged.transports.mqtt.incoming import Incoming
 from edged.transports.mqtt.topics import Ask, RequestTopic
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 MAX_COUNT = 1024  # mosquitto begins with 20 by default, EMQX sends 32
 MAX_BYTES = 4 << 20  # of a supervisor of 45 MiB
@@ -48,10 +52,17 @@ class Held:
         return self._count
 
     def put(self, one: HeldRequest) -> bool:
-        """Keep ``one``; False when there is no room for it."""
-        if self._count >= MAX_COUNT or self._bytes + one.size > MAX_BYTES:
+        """Keep ``one``, in place of the newest of whoever holds most; False when that is its own client."""
+        if not self._fits(one):
+            for gone in [other for other in self._all() if not other.receipt.connection.alive]:
+                self.remove(gone)
+        while not self._fits(one):
             self.left = True
-            return False
+            shares = {client: _share(waiting) for client, waiting in self._waiting.items()}
+            most = max(shares, key=shares.__getitem__, default=one.client)
+            if shares.get(most, 0.0) <= _share([*self._waiting.get(one.client, ()), one]):
+                return False
+            self.remove(self._waiting[most][-1])
         self._waiting.setdefault(one.client, deque()).append(one)
         self._count += 1
         self._bytes += one.size
@@ -70,8 +81,8 @@ class Held:
         return None
 
     def of(self, client: str) -> list[HeldRequest]:
-        """Those of one client, oldest first."""
-        return list(self._waiting.get(client, ()))
+        """Those of one client that can be acknowledged, oldest first."""
+        return [one for one in self._waiting.get(client, ()) if one.receipt.connection.alive]
 
     def remove(self, one: HeldRequest) -> None:
         waiting = self._waiting[one.client]
@@ -84,3 +95,14 @@ class Held:
     def clear(self) -> None:
         self._waiting.clear()
         self._count = self._bytes = 0
+
+    def _fits(self, one: HeldRequest) -> bool:
+        return self._count < MAX_COUNT and self._bytes + one.size <= MAX_BYTES
+
+    def _all(self) -> list[HeldRequest]:
+        return [one for waiting in self._waiting.values() for one in waiting]
+
+
+def _share(waiting: Collection[HeldRequest]) -> float:
+    """Of the room, in number or in bytes, whichever is more."""
+    return max(len(waiting) / MAX_COUNT, sum(one.size for one in waiting) / MAX_BYTES)

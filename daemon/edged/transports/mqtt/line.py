@@ -33,9 +33,9 @@ class Line:
         """Nothing can be sent at this moment without queueing it here."""
         return self.connection is None or self.connection.congested
 
-    def send(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+    def send(self, topic: str, payload: bytes, *, correlation: bytes | None = None) -> bool:
         """Publish at QoS 0 if that is possible now."""
-        return self.connection is not None and self.connection.send(topic, payload, retain=retain)
+        return self.connection is not None and self.connection.send(topic, payload, correlation=correlation)
 
     async def deliver(
         self, parcel: Parcel, topic: str, payload: bytes, *, correlation: bytes | None = None
@@ -69,10 +69,10 @@ class Line:
                 self.outbox.expired(parcel)
         return not parcel.lost.done()
 
-    def limit_bytes(self, topic: str, correlation: bytes | None) -> int | None:
-        """The largest payload the broker takes on ``topic``; None when it names no limit."""
+    def fitting(self, topic: str, limit_bytes: int, correlation: bytes | None = None) -> int:
+        """``limit_bytes`` of payload, or what the broker takes on ``topic`` when that is less."""
         if self.connection is None or self.connection.max_packet_bytes is None:
-            return None
+            return limit_bytes
         # Fixed header 5, topic length 2, packet id 2, property length 2 + correlation data 3.
         around = 14 + len(topic.encode()) + len(correlation or b"")
-        return max(0, self.connection.max_packet_bytes - around)
+        return min(limit_bytes, max(0, self.connection.max_packet_bytes - around))

@@ -30,6 +30,7 @@ from edged.api.errors import EdgeError
 from edged.api.status import Condition, PoolStatus
 from edged.transports.mqtt.backoff import Backoff
 from edged.transports.mqtt.desk import Desk
+from edged.transports.mqtt.errors import not_taken
 from edged.transports.mqtt.outbox import Outbox
 from edged.transports.mqtt.pool_boxes import REFRESH_S, Box, Boxes
 from edged.transports.mqtt.pool_calls import Calls
@@ -109,8 +110,9 @@ class Pool:
 
     def condition(self) -> Condition | None:
         """Why this box has no part in the pool; None when nothing is wrong."""
+        connection = self._line.connection
         if not self._trouble:
-            return None
+            return not_taken(connection.refused, f"pool {self._topics.name}") if connection else None
         return Condition(
             code="pool_apart",
             severity="warning",
@@ -153,6 +155,7 @@ class Pool:
                 self._note(error.message)
             except Exception:  # a task root: whatever broke, the next attempt may work
                 log.exception("pool connection failed inside edged")
+                self._note("a defect of edged; its log has the details")
             await asyncio.sleep(self._backoff.next_s())
 
     async def _attempt(self) -> None:

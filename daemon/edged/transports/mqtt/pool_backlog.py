@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HOPS, WAITED = "edged-hops", "edged-waited-ms"  # user properties of a request that was handed on
 MAX_HOPS = 8  # from then on it is handed on only by a box that cannot answer it
+MAX_COUNT = 1024  # mosquitto 2.0.11 delivers one more than the receive maximum with each acknowledgement
+MAX_BYTES = 4 << 20  # of a supervisor of 45 MiB
 LAST_HOP = 32  # boxes that took it for another's so often do not know each other
 
 
@@ -62,6 +64,13 @@ class Waiting(Struct, frozen=True, kw_only=True):
         left_s = self.message.expiry_s - (now_s - self.arrived_s)
         return structs.replace(self.message, expiry_s=max(0, int(left_s)))
 
+    def begun(self, now_s: float) -> tuple[Incoming, float]:
+        """The message as it was published, and how long it has waited since, in seconds."""
+        message = self.message
+        if message.expiry_s is not None:  # what was left when it came here
+            message = structs.replace(message, expiry_s=message.expiry_s + int(self.waited_s))
+        return message, self.waited_s + now_s - self.arrived_s
+
     def notes(self, now_s: float) -> list[tuple[str, str]]:
         """The user properties it is handed on with."""
         waited_ms = (self.waited_s + now_s - self.arrived_s) * 1000
@@ -85,6 +94,7 @@ def waiting(
             wishes = _Wishes()
     notes = dict(message.user)
     ttl_s = wishes.ttl_s if wishes.ttl_s is not None and wishes.ttl_s > 0 else default_ttl_s
+    waited_s = _number(notes.get(WAITED)) / 1000
     return Waiting(
         connection=connection,
         message=message,
@@ -92,17 +102,18 @@ def waiting(
         id=wishes.id,
         needs=wishes.needs,
         hops=_number(notes.get(HOPS)),
-        waited_s=_number(notes.get(WAITED)) / 1000,
+        waited_s=waited_s,
         arrived_s=now_s,
-        ttl_s=min(ttl_s, message.expiry_s) if message.expiry_s is not None else ttl_s,
+        ttl_s=min(ttl_s, message.expiry_s + waited_s) if message.expiry_s is not None else ttl_s,
     )
 
 
 class Backlog:
-    """Bounded by the receive maximum of the connections that fill it."""
+    """Bounded in number and in bytes, besides by the receive maximum of the connections that fill it."""
 
     def __init__(self) -> None:
         self._entries: list[Waiting] = []
+        self._left: set[Connection] = set()  # of what did not fit
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -110,8 +121,21 @@ class Backlog:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(tuple(self._entries))
 
-    def add(self, entry: Waiting) -> None:
+    def add(self, entry: Waiting) -> bool:
+        """Keep ``entry``; False when there is no room for it."""
+        size = len(entry.message.payload) + sum(len(other.message.payload) for other in self._entries)
+        if len(self._entries) >= MAX_COUNT or size > MAX_BYTES:
+            self._left.add(entry.connection)
+            return False
         self._entries.append(entry)
+        return True
+
+    def left(self) -> set[Connection]:
+        """The connections on which something came that did not fit, once there is room for all of it."""
+        if self._entries:
+            return set()
+        found, self._left = self._left, set()
+        return {connection for connection in found if connection.alive}
 
     def remove(self, entry: Waiting) -> bool:
         """False when it has been taken meanwhile."""

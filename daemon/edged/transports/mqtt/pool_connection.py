@@ -47,7 +47,8 @@ class OneTry(Line):
 class PoolConnection(Connection):
     """Speaks MQTT 5.
 
-    ``requests`` counts what came at QoS 1, ``unacknowledged`` what of it the broker would deliver again.
+    ``requests`` counts what came at QoS 1, ``unacknowledged`` what of it the broker would deliver again,
+    ``last_heard_s`` is when the last of it came.
     """
 
     def __init__(self, endpoint: Endpoint, on_message: Callable[[Connection, Incoming], None]) -> None:
@@ -101,6 +102,7 @@ class PoolConnection(Connection):
         if info.mid in self._deaf:
             self._deaf.discard(info.mid)
             return False
+        self.note_refusal(topic, answer.result())
         return True if answer.result() == "" else None
 
     def acknowledge(self, mid: int) -> None:
@@ -120,7 +122,8 @@ class PoolConnection(Connection):
     def _heard(self, connection: Connection, message: Incoming) -> None:
         self.requests += bool(message.qos)
         self.unacknowledged += bool(message.qos)
-        self.last_heard_s = self._loop.time()
+        if message.qos:
+            self.last_heard_s = self._loop.time()
         self._hear(connection, message)
 
     def _published(self, client: Any, user: Any, mid: int, reason: Any, properties: Any) -> None:

@@ -92,7 +92,8 @@ class Heirs:
             endpoint = structs.replace(self._endpoint(node, will), receive_maximum=IN_HAND)
             connection = PoolConnection(endpoint, self._on_message)
             if await connection.open():
-                await connection.unsubscribe(sorted(self._topics.every(node, self._boxes.kinds())))
+                own = {one for one, _ in self._topics.always(node)}
+                await connection.unsubscribe(sorted(own | self._topics.every(node, self._boxes.kinds())))
                 if connection.requests:  # a box that has stopped in order leaves none, mostly
                     log.warning("box %s is offline: taking over its requests", node)
                     self.count += 1

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from edged.api.errors import Cancelled, EdgeError, Expired, NoBox
+from edged.api.errors import Busy, Cancelled, EdgeError, Expired, NoBox
+from edged.transports.mqtt.codec import max_payload_bytes
 from edged.transports.mqtt.pool_backlog import LAST_HOP, MAX_HOPS, Backlog, waiting
 from edged.transports.mqtt.pool_calls import Calls
 from edged.transports.mqtt.pool_needs import can_of
@@ -105,8 +106,14 @@ class Work:
         self._wake()
 
     def drop(self) -> None:
-        """Forget what came on connections that are gone: the broker gives it to somebody again."""
+        """Forget what came on connections that are gone: the broker gives it to somebody again.
+
+        So it does with what did not fit here, on another connection.
+        """
         self._backlog.take(lambda entry: not entry.connection.alive)
+        if not self._desk.busy:
+            for connection in self._backlog.left():
+                connection.abandon("requests were left with the broker, which sends them again now")
 
     def take(self, connection: Connection, message: Incoming) -> None:
         """A message that is no news of other boxes."""
@@ -114,11 +121,15 @@ class Work:
         place = self._topics.plain.parse(message.topic)
         if isinstance(place, CancelTopic):
             self._cancel(place.client, message.payload)
-        if place is None or message.retain or isinstance(place, CancelTopic):
+        limits = self._service.limits
+        too_large = len(message.payload) > max_payload_bytes(limits)  # which the desk says at once
+        if place is None or message.retain or isinstance(place, CancelTopic) or too_large:
             self._desk.receive(connection, message)
             return
-        ttl_s = self._service.limits.default_ttl_s
-        self._backlog.add(waiting(connection, message, place, now_s=self._clock(), default_ttl_s=ttl_s))
+        entry = waiting(connection, message, place, now_s=self._clock(), default_ttl_s=limits.default_ttl_s)
+        if not self._backlog.add(entry) and not message.qos:
+            full = Busy("too many requests wait at this box of the pool", retry_after_s=5.0)
+            self._desk.refuse(connection, message, full)
         self.begin()
         self._wake()
 
@@ -131,7 +142,7 @@ class Work:
             room -= 1
             self.taken += 1
             self._fed = True
-            self._desk.receive(entry.connection, entry.aged(self._clock()))
+            self._desk.receive(entry.connection, *entry.begun(self._clock()))
         if self._fed:
             asyncio.get_running_loop().call_soon(self._counted)
 

@@ -225,10 +225,13 @@ def _failure(failed: Failed, limit_bytes: int) -> bytes:
     room = limit_bytes - len(_encode(body | {"error": error}))
     if room >= _LONGEST_CHAR_BYTES:
         error["message"] = split(failed.message, room, json_bytes)[0]
-    payload = _encode(body | {"error": error})
-    if len(payload) > limit_bytes:
-        raise TooLarge("not even an error fits into max_bytes")
-    return payload
+    for dropped in ("", "retry_after_s", "message", "part", "parts"):  # the code says what matters
+        error.pop(dropped, None)
+        body.pop(dropped, None)
+        payload = _encode(body | {"error": error})
+        if len(payload) <= limit_bytes:
+            return payload
+    raise TooLarge("not even an error fits into max_bytes")
 
 
 def _encode(value: dict[str, Any]) -> bytes:

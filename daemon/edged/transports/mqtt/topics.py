@@ -14,6 +14,7 @@ from edged.api.topics import NodeTopics
 MAX_REPLY_TOPIC_BYTES = 256  # the longest topic AWS IoT Core takes, and far more than a person types
 ANNOUNCED = "home-assistant.topic"  # in the state folder: where Home Assistant was told of this box
 OF_HTTP = ("http:", "key:")
+OF_ASK = "ask"  # the client of questions in plain text
 _OP_PATTERN = re.compile(r"[a-z_]{1,32}")
 
 
@@ -94,8 +95,8 @@ class Topics(NodeTopics, frozen=True):
 
 
 def _is_client(name: str) -> bool:
-    """Names that the box gives to clients over HTTP are not for the taking: they could cancel for them."""
-    return bool(ID_PATTERN.fullmatch(name)) and not name.startswith(OF_HTTP)
+    """Names that the box gives to clients itself are not for the taking: they could cancel for them."""
+    return bool(ID_PATTERN.fullmatch(name)) and not name.startswith(OF_HTTP) and name != OF_ASK
 
 
 def _malformed(topic: str) -> str:

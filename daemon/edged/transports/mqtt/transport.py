@@ -18,7 +18,7 @@ from edged.transports.mqtt.connection import Connection
 from edged.transports.mqtt.credentials import read_password
 from edged.transports.mqtt.desk import Desk
 from edged.transports.mqtt.endpoint import Endpoint
-from edged.transports.mqtt.errors import BrokerRefused, BrokerUnreachable, NoAnswer, VersionRefused
+from edged.transports.mqtt.errors import BrokerRefused, BrokerUnreachable, NoAnswer, VersionRefused, not_taken
 from edged.transports.mqtt.last_answer import last_answer
 from edged.transports.mqtt.line import Line
 from edged.transports.mqtt.outbox import Outbox
@@ -65,7 +65,8 @@ class MqttTransport:
         self._clock = clock
         self._backoff = Backoff(uniform)
         self._version: str = config.version
-        self._version_works = False  # it has connected with this version once
+        self._version_works = False  # it has connected with this version once, and no other is to be tried
+        self._version_told = False  # the broker said that it does not speak the configured one
         self._topics = Topics(config.base, node)
         outbox = Outbox(config.outbox, config.outbox_kib << 10, config.outbox_ttl_s, clock)
         self._line = Line(outbox)
@@ -119,7 +120,9 @@ class MqttTransport:
     def conditions(self) -> list[Condition]:
         """What is wrong with the broker, and what that has cost."""
         pool = self._pool.condition() if self._pool else None
-        sources = (self.condition(), self._line.outbox.condition(), pool)
+        connection = self._line.connection
+        refused = not_taken(connection.refused, self.address) if connection else None
+        sources = (self.condition(), refused, self._line.outbox.condition(), pool)
         return [found for found in sources if found is not None]
 
     def service_changed(self) -> None:
@@ -175,13 +178,15 @@ class MqttTransport:
                 log.exception("mqtt connection failed inside edged")
                 self._note(BrokerUnreachable("a defect of edged; its log has the details"))
             await asyncio.sleep(self._backoff.next_s())
+            if not self._version_told:  # silence has many reasons, and the next answer may be in version 5
+                self._version = self._config.version
 
     async def _attempt(self) -> bool:
         """One connection from its birth to its end; True when the next should follow at once."""
         connection = Connection(self._endpoint(), self._receive)
         try:
             resumed = await connection.open()
-            self._version_works = True
+            self._version_works |= self._version_told or self._version == self._config.version
             self._line.raised(connection)
             began_s = self._clock()
             log.info(
@@ -197,11 +202,13 @@ class MqttTransport:
         finally:
             self._line.dropped()
             connection.abandon("stopped")
-        raise _ended(await connection.closed, lived_s)
+        raise _ended(await connection.closed, lived_s, connection.hint)
 
     def _show(self, client: str, op: str, answer: Finished) -> None:
         """Let whoever watches the box see an answer; nobody's answer waits for that."""
-        limit_bytes = self._service.info().limits.max_reply_bytes
+        limit_bytes = self._line.fitting(
+            self._topics.last_answer, self._service.info().limits.max_reply_bytes
+        )
         shown = last_answer(answer, client=client, op=op, limit_bytes=limit_bytes)
         self._line.send(self._topics.last_answer, shown)
 
@@ -216,8 +223,9 @@ class MqttTransport:
         if self._version == "5":
             log.info("mqtt broker %s does not speak MQTT 5 (%s), trying 3.1.1", self.address, error.message)
             self._version = "3.1.1"
+            self._version_told = isinstance(error, VersionRefused)
             return True
-        self._version = "5"  # it was not the version: begin again from the top
+        self._version, self._version_told = "5", False  # it was not the version: begin again from the top
         return False
 
     async def _serve(self, connection: Connection) -> None:
@@ -246,8 +254,14 @@ class MqttTransport:
             await asyncio.gather(health, return_exceptions=True)
 
     async def _report_health(self, connection: Connection) -> None:
+        told = False
         while connection.alive:
-            self._presence.tell_health(connection)
+            try:
+                self._presence.tell_health(connection)
+            except OSError as error:  # a figure of the host that cannot be read at the moment
+                if not told:
+                    log.warning("health cannot be told: %s", error)
+                told = True
             await asyncio.sleep(HEALTH_LOOK_S)
 
     def _endpoint(self) -> Endpoint:
@@ -277,10 +291,11 @@ class MqttTransport:
             log.warning("%s (%s)", found.message, found.hint or "trying again by itself")
 
 
-def _ended(reason: str, lived_s: float) -> EdgeError:
+def _ended(reason: str, lived_s: float, hint: str = "") -> EdgeError:
     why = "the broker closed it" if reason == "Unspecified error" else reason
     # Two boxes of one name throw each other out for ever, and mosquitto 2.0 does not say so.
-    hint = "does another box have the same `node`? Each needs its own" if lived_s < STABLE_S else ""
+    if not hint and lived_s < STABLE_S:
+        hint = "does another box have the same `node`? Each needs its own"
     return BrokerUnreachable(f"the connection ended: {why}", hint=hint)
 
 

@@ -178,8 +178,8 @@ class App:
         transports = [transport for transport in (self.mqtt, self.http) if transport]
         # New requests stop first, so that what is running can end; then the rest is told why it ends.
         await _stage("drain", STAGE_S, *(transport.drain() for transport in transports))
-        if self._engine.state is EngineState.READY:
-            await _stage("answers", DRAIN_S, self.service.idle.wait())
+        ready = self._engine.state is EngineState.READY  # else what waits would wait for another worker
+        await _stage("answers", DRAIN_S, self.service.idle.wait() if ready else self._engine.idle())
         self.service.fail_all(Draining("the daemon is stopping", retry_after_s=10.0))
         if self.discovery:
             await _stage("discovery", STAGE_S, self.discovery.stop())

@@ -110,6 +110,21 @@ class TestQos1:
                 finally:
                     daemon.stop()
 
+    def test_sigterm_while_a_worker_gives_way_lets_a_running_answer_finish_and_exits_0(self, tmp_path):
+        tree = fake_tree(fake_model(tmp_path, step_s=0.3))
+        with Broker(tmp_path) as broker:
+            tree["mqtt"] = {"enabled": True, "port": broker.port, "home_assistant": True}
+            with running_daemon(tree, tmp_path) as daemon:
+                thread, outcome = ask_in_background(daemon)
+                wait_until(lambda: daemon.status()["running"] == 1, "the request to run")
+                with Client(broker.port, paho.MQTTv311, f"{BASE}/#") as client:
+                    client.mqtt.publish(f"{BASE}/model", b"reload", qos=1)
+                    wait_until(lambda: daemon.status()["engine"] == "recycling", "the worker to give way")
+                assert daemon.stop() == 0
+                thread.join(30)
+                ((code, body),) = outcome
+                assert (code, body["choices"][0]["message"]["content"]) == (200, "echo: long")
+
     def test_a_stop_with_the_broker_gone_is_clean(self, tmp_path):
         tree = fake_tree(fake_model(tmp_path))
         with Broker(tmp_path) as broker:

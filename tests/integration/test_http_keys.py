@@ -45,6 +45,19 @@ def test_the_name_of_the_key_is_who_asks_whatever_the_address(tmp_path, path, bo
     asyncio.run(scenario())
 
 
+def test_a_stranger_hears_whether_the_box_is_ready_and_not_what_is_wrong_with_it(tmp_path):
+    async def scenario():
+        async with serving(keys_file=keyed(tmp_path)) as box, box.client() as client:
+            box.service.ready = False
+            for headers in ({}, bearer("wrong")):
+                told = await client.get("/readyz", headers=headers)
+                assert (told.status_code, told.json()) == (503, {"ready": False, "state": "degraded"})
+            told = await client.get("/readyz", headers=bearer(KEY))
+            assert told.json()["conditions"][0]["code"] == "engine_broken"
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(("path", "body"), WORK)
 def test_requests_above_a_minutes_are_told_when_to_come_back_and_other_keys_go_on(tmp_path, path, body):
     async def scenario():

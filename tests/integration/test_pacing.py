@@ -6,6 +6,8 @@ import asyncio
 
 from edged.api.events import Delta, Finished
 from edged.api.requests import Message, Request
+from edged.api.status import EngineState
+from edged.engine import supervisor
 from edged.host.procfs import process_memory
 from edged.job import MOST_UNREAD
 from tests.kit.service import chat, fake_model, fake_tree, running_service, until
@@ -86,6 +88,33 @@ def test_an_answer_that_waits_for_its_reader_lends_its_slot_until_its_time_is_ov
             assert (await box.ask("hi", max_tokens=3)).text == LONG[:3]
             await until(lambda: job.ended, "its time to be over")
             assert (await drain(slow))[-1].code == "expired"
+
+    run(scenario())
+
+
+def test_an_answer_that_nobody_reads_holds_up_no_other_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "UNREAD_GRACE_S", 0.2)
+
+    async def scenario():
+        model = fake_model(tmp_path, answer=LONG, step_s=0.002)
+        async with running_service(fake_tree(model, model={"slots": 2}, **SINGLY), tmp_path) as box:
+            await box.ready()
+            slow = box.service.submit(chat("hi", max_tokens=2000))
+            await anext(slow)
+            job = next(iter(box.service._jobs.values()))
+            await until(lambda: job.paused, "the answer to wait for its reader")
+            read = asyncio.create_task(box.ask("hi", max_tokens=1000))
+            await until(lambda: box.engine.running == 2, "the other to run")
+            box.engine.wishes.reload()
+            await until(lambda: box.engine.state is EngineState.RECYCLING, "the worker to give way")
+            later = asyncio.create_task(box.ask("hi", max_tokens=3))
+            assert (await read).text == LONG
+            assert (await later).text == LONG[:3]
+            lost = (await drain(slow))[-1]
+            assert (lost.code, lost.message) == (
+                "engine_lost",
+                "nobody read this answer while a fresh worker was asked for",
+            )
 
     run(scenario())
 

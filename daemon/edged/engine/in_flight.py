@@ -30,7 +30,7 @@ class InFlight:
     def __init__(self, tell: Callable[[ToWorker], None]) -> None:
         self._tell = tell
         self._sinks: dict[int, Sink] = {}
-        self._paused: set[int] = set()
+        self._paused: dict[int, float] = {}  # since when, by the clock of the loop
         self._next_key = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -62,14 +62,14 @@ class InFlight:
         """Whether there is such a request, and so another slot."""
         if key not in self._sinks:
             return False
-        self._paused.add(key)
+        self._paused.setdefault(key, asyncio.get_running_loop().time())
         self.alone = 0  # its reader is what it waits for now
         self._tell(Pause(key=key))
         return True
 
     def resume(self, key: int) -> None:
         if key in self._sinks:
-            self._paused.discard(key)
+            self._paused.pop(key, None)
             self._tell(Resume(key=key))
 
     def heard(self, message: Token | Done | Rejected) -> bool:
@@ -80,7 +80,7 @@ class InFlight:
             return False
         if (sink := self._sinks.pop(message.key, None)) is None:
             return False
-        self._paused.discard(message.key)
+        self._paused.pop(message.key, None)
         sink.message(message)
         if not self._sinks:
             self._none.set()
@@ -88,11 +88,15 @@ class InFlight:
 
     def abandon(self, why: str) -> None:
         """End all of them."""
-        sinks, self._sinks = self._sinks, {}
-        self._paused.clear()
-        self._none.set()
-        for sink in sinks.values():
-            sink.lost(why)
+        for key in tuple(self._sinks):
+            self._lose(key, why)
+
+    def _lose(self, key: int, why: str) -> None:
+        sink = self._sinks.pop(key)
+        self._paused.pop(key, None)
+        if not self._sinks:
+            self._none.set()
+        sink.lost(why)
 
     async def none(self, limit_s: float | None = None) -> None:
         """Return when there is none, or after ``limit_s``."""
@@ -100,3 +104,13 @@ class InFlight:
             async with asyncio.timeout(limit_s):
                 while self._sinks:
                     await self._none.wait()
+
+    async def none_unread(self, grace_s: float, why: str) -> None:
+        """Return when there is none; those that have been paused for ``grace_s`` end, because of ``why``."""
+        while self._sinks:
+            await self.none(grace_s)
+            latest = asyncio.get_running_loop().time() - grace_s
+            for key, since in tuple(self._paused.items()):
+                if since <= latest:
+                    self.cancel(key)
+                    self._lose(key, f"nobody read this answer while {why}")

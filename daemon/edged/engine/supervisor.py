@@ -44,6 +44,7 @@ log = logging.getLogger("edged.engine")
 
 RECYCLE_GRACE_S = 10.0  # what is running may finish; a Pi makes some 50 tokens in that time
 LOOK_S = 5.0  # between two looks at what else runs on the box
+UNREAD_GRACE_S = 30.0  # for an answer that nobody reads, while others wait for another worker
 IDLE_PATIENCE_S = 600.0  # for a moment without requests, before a new worker makes them wait
 SPEED_TOKENS = 16  # an answer shorter than that says little about speed
 
@@ -117,6 +118,10 @@ class EngineSupervisor:
     def start(self, order: Start, sink: Sink) -> int:
         """Give ``order`` to the worker (only while ``free_slots`` > 0); the key for ``cancel``."""
         return self._requests.start(order, sink)
+
+    async def idle(self) -> None:
+        """Return when the worker has no request in hand."""
+        await self._requests.none()
 
     def cancel(self, key: int) -> None:
         """The worker answers with Rejected(code="cancelled"), unless it has already finished."""
@@ -311,7 +316,8 @@ class EngineSupervisor:
     async def _drain_for_tuning(self, worker: Worker) -> None:
         """Return between two requests, once what else runs on the box asks for other settings.
 
-        None is dropped: new ones wait in the queue, and those that run have all the time they need.
+        None is dropped but those that nobody reads: new ones wait in the queue, and those that run have all
+        the time they need.
         """
         why = ""
         while not why:
@@ -321,14 +327,14 @@ class EngineSupervisor:
         await self._requests.none(IDLE_PATIENCE_S)
         self.tuning = self._recycle_why = why
         self._hold(why)
-        await self._requests.none()
+        await self._requests.none_unread(UNREAD_GRACE_S, why)
 
     async def _drain_for_wish(self) -> None:
         """Return between two requests, once another model, none, or a fresh worker is wanted."""
         self._recycle_why = await self.wishes.any()
         self.wishes.close()
         self._hold(self._recycle_why)
-        await self._requests.none()
+        await self._requests.none_unread(UNREAD_GRACE_S, self._recycle_why)
 
     def _hold(self, why: str) -> None:
         """Start no more requests on this worker."""

@@ -203,21 +203,21 @@ def _is_foreign_fetch(scope: Scope) -> bool:
 
 
 class KeyRequired:
-    """Refuses requests without a key on every path but the health probes; notes whose key it is."""
+    """Refuses requests without a key on every path but the health probes; notes whose key it is, if one's."""
 
     def __init__(self, app: ASGIApp, *, ring: KeyRing) -> None:
         self._app = app
         self._ring = ring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in HEALTH_PATHS:
-            name = self._name(scope)
-            if name is None:
-                raise Unauthorized(
-                    "this box needs an API key",
-                    hint="send `Authorization: Bearer KEY`; `edgectl keys add NAME` on the box makes one",
-                )
+        name = self._name(scope)
+        if name is not None:
             scope["state"]["client"] = client_of_key(name)
+        elif scope["path"] not in HEALTH_PATHS:
+            raise Unauthorized(
+                "this box needs an API key",
+                hint="send `Authorization: Bearer KEY`; `edgectl keys add NAME` on the box makes one",
+            )
         await self._app(scope, receive, send)
 
     def _name(self, scope: Scope) -> str | None:

@@ -42,7 +42,7 @@ class Alive(Answer, frozen=True, kw_only=True):
 class Readiness(Answer, frozen=True, kw_only=True):
     ready: bool
     state: ServiceState
-    conditions: list[Condition]
+    conditions: list[Condition] = []  # where keys are asked for, only to who has one
 
 
 class Index(Answer, frozen=True, kw_only=True):

@@ -141,10 +141,12 @@ class _About:
         """The process is alive and its loop turns; nothing about the model."""
         return JsonResponse({"alive": True})
 
-    async def readyz(self, _: HttpRequest) -> JsonResponse:
-        """Whether a request sent now would be taken."""
+    async def readyz(self, request: HttpRequest) -> JsonResponse:
+        """Whether a request sent now would be taken; what is wrong is no stranger's business."""
         status, ready = self._service.status(), self._service.ready
-        body = {"ready": ready, "state": status.state, "conditions": status.conditions}
+        body: dict[str, Any] = {"ready": ready, "state": status.state}
+        if not self._keyed or "client" in request.scope["state"]:
+            body["conditions"] = status.conditions
         return JsonResponse(body, 200 if ready else 503)
 
     async def status(self, _: HttpRequest) -> JsonResponse:

@@ -231,4 +231,5 @@ def _next_command(result: PlanResult, profile_id: str | None) -> str:
     install = f"sudo edgectl install --model {choice.model}:{choice.quant}"
     install += f" --context {wishes.context_tokens}" * (wishes.context_tokens is not None)
     install += f" --concurrency {wishes.slots}" * (wishes.slots is not None)
+    install += f" --reserve {wishes.reserve_mib}" * (wishes.reserve_mib is not None)
     return f"on the board: {install}" if profile_id else install

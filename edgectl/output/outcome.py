@@ -103,8 +103,9 @@ def show(error: EdgeError) -> None:
 def discard_output(stream: TextIO | None = None) -> None:
     """What is still buffered (of standard output) goes nowhere, instead of into a closed pipe at exit."""
     with contextlib.suppress(OSError):  # replaced by something without a descriptor
+        closed = (stream or sys.stdout).fileno()
         descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, (stream or sys.stdout).fileno())
+        os.dup2(descriptor, closed)
         os.close(descriptor)
 
 

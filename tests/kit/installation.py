@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from edgectl.client.answer import Answer
+from edgectl.client.answer import Answer, Embeddings
 from edgectl.install.change import carry_out, exclusive, recover
 from edgectl.install.code import Code
 from edgectl.install.desired import Chosen, desired
@@ -21,6 +21,7 @@ from edgectl.install.systemd import Systemd
 from edgectl.planning.catalog import load_catalog
 from edgectl.planning.plan import Plan, Wishes, plan, require_choice
 from edgectl.probe import find_profile, load_profiles, planned_device
+from edged.api.errors import BadRequest
 from edged.api.events import Timings, Usage
 from edged.api.status import Counters, EngineState, MemoryStatus, ModelInfo, ServiceState, Status
 from tests.kit.service_manager import FakeManager
@@ -49,10 +50,14 @@ def tree(root: Path) -> dict[str, tuple]:
 
 
 class AnsweringClient:
-    """Stands for EdgeClient; ``broken`` raises from the question instead."""
+    """Stands for EdgeClient; ``broken`` raises from the question instead, ``refusals`` from the first ones.
+
+    With ``embeds`` it makes vectors and nothing else.
+    """
 
     def __init__(self, broken=None, engine=EngineState.READY):
         self.broken, self.engine = broken, engine
+        self.refusals, self.embeds = [], False
 
     def __enter__(self):
         return self
@@ -63,9 +68,18 @@ class AnsweringClient:
     def generate(self, prompt, **options):
         if self.broken is not None:
             raise self.broken
+        if self.refusals:
+            raise self.refusals.pop()
+        if self.embeds:
+            raise BadRequest("this model makes vectors of texts and answers nothing")
         usage = Usage(prompt_tokens=5, completion_tokens=5)
         timings = Timings(queue_ms=0.0, first_ms=10.0, total_ms=50.0)
         return Answer(text="Hello there to you all", finish="stop", usage=usage, timings=timings)
+
+    def embed(self, texts, **terms):
+        usage = Usage(prompt_tokens=5, completion_tokens=0)
+        timings = Timings(queue_ms=0.0, first_ms=10.0, total_ms=50.0)
+        return Embeddings(vectors=((0.6, 0.8),), usage=usage, timings=timings)
 
     def status(self):
         model = ModelInfo(name="m", quant="Q4_1", file_bytes=1, context_tokens=2048, slots=2)
@@ -88,6 +102,8 @@ class Box:
         self.manager.config = self.places.config
         self.client = AnsweringClient()
         self.said: list[str] = []
+        self.say = self.said.append
+        self.slept: list[float] = []
         self.model = root / "opt/model.gguf"
         self.model.parent.mkdir(exist_ok=True)
         self.model.write_bytes(b"weights")
@@ -97,8 +113,8 @@ class Box:
         return Host(
             Systemd(self.manager, user=False),
             lambda: self.client,
-            say=self.said.append,
-            sleep=lambda _s: None,
+            say=self.say,
+            sleep=self.slept.append,
         )
 
     def steps(self, options: Options | None = None, **changes):
@@ -119,18 +135,19 @@ class Box:
 
     def install(self, options: Options | None = None, **changes) -> None:
         with exclusive(self.places.record):
-            recover(self.places.record, self.host, self.said.append)
-            carry_out(self.steps(options, **changes), self.places.record, self.host, self.said.append)
+            recover(self.places.record, self.host, self.say)
+            carry_out(self.steps(options, **changes), self.places.record, self.host, self.say)
 
     def recover(self) -> bool:
         with exclusive(self.places.record):
-            return recover(self.places.record, self.host, self.said.append)
+            return recover(self.places.record, self.host, self.say)
 
     def everything(self) -> tuple:
         """All that an installation may change."""
         manager = self.manager
         return (
-            tree(self.root), manager.active, manager.running, manager.loaded, manager.linger,
+            tree(self.root), manager.active, manager.activating, manager.running, manager.loaded,
+            manager.linger,
         )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ class FakeManager:
         self.state, self.private = state, private
         self.active = False
         self.failed = ""
-        self.fails = ""  # "exit-code": every start ends so
+        self.activating = False
+        self.fails = ""  # "exit-code": every start ends so; "never-ready": it goes on for ever
         self.fails_with: str | None = None  # only units or configurations with this text fail
         self.loaded: str | None = None
         self.linger = False
@@ -56,7 +57,8 @@ class FakeManager:
         if "--property=Version" in self.calls[-1]:
             return Completed(status=0, output="252.39-1~deb12u2\n")
         known = self.loaded is not None
-        active = "active" if self.active else ("failed" if self.failed else "inactive")
+        running = "activating" if self.activating else "active" if self.active else ""
+        active = running or ("failed" if self.failed else "inactive")
         lines = [
             f"LoadState={'loaded' if known else 'not-found'}",
             f"ActiveState={active}",
@@ -88,6 +90,9 @@ class FakeManager:
             return Completed(status=5, errors="Unit edged.service not found.\n")
         said = self.loaded + (self.config.read_text() if self.config else "")
         if self.fails and (self.fails_with is None or self.fails_with in said):
+            if self.fails == "never-ready":
+                self.activating, self.running = True, said
+                return Completed(status=0)
             self.failed = self.fails
             return Completed(status=0 if "--no-block" in self.calls[-1] else 1, errors="Job failed.\n")
         self._move_state()
@@ -106,7 +111,7 @@ class FakeManager:
         (self.private / "selftest.json").write_text("{}")
 
     def _stop(self):
-        self.active, self.failed, self.running = False, "", None
+        self.active, self.activating, self.failed, self.running = False, False, "", None
         return Completed(status=0)
 
     def _reset_failed(self):

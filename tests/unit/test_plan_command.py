@@ -138,6 +138,11 @@ def test_beside_a_running_service_it_plans_with_the_memory_that_install_would_ha
     assert json.loads(out)["available_bytes"] > held_bytes
 
 
+def test_the_next_command_leaves_as_much_to_everything_else_as_the_plan(edgectl):
+    _, out, _ = edgectl("plan", "--device", "pi5-8gb", "--reserve", "512")
+    assert out.rstrip().splitlines()[-1].endswith(" --reserve 512")
+
+
 def test_the_next_command_carries_the_wishes_that_matter(edgectl):
     _, out, _ = edgectl("plan", "--device", "pi5-8gb", "--context", "2048", "--concurrency", "1")
     assert "--context 2048 --concurrency 1" in out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -43,12 +45,12 @@ class Counted(Stage):
         self.steps += 1
 
 
-def answers(backend, order, prompts, *, at_once, **kwargs):
+def answers(backend, order, prompts, *, at_once, form=None, **kwargs):
     """Text and usage of each, and the steps that all took."""
+    fields = {"max_tokens": 80, "sampling": Sampling(temperature=0.0), **(form or {})}
     stage = Counted(backend, order, **kwargs)
-    sampling = kwargs.pop("sampling", Sampling(temperature=0.0))
     for key, text in enumerate(prompts):
-        stage.start(key, messages=(Message(role="user", content=text),), max_tokens=80, sampling=sampling)
+        stage.start(key, messages=(Message(role="user", content=text),), **fields)
         if not at_once:
             stage.play()
     stage.play()
@@ -68,6 +70,35 @@ def test_greedy_answers_that_copy_are_the_same_with_drafts_and_take_fewer_steps(
     drafted, steps = answers(model, options(), COPYING, at_once=at_once, cost=NOTHING)
     assert drafted == plain
     assert steps < 0.8 * usual_steps
+
+
+LIST = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "sensor": {"type": "string", "pattern": "^door-[0-9]$"},
+            "state": {"enum": ["open", "closed"]},
+            "battery": {"type": "integer", "minimum": 0, "maximum": 100},
+        },
+        "required": ["sensor", "state", "battery"],
+    },
+    "minItems": 2,
+    "maxItems": 4,
+}
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_answers_with_a_form_are_the_same_with_drafts_and_take_fewer_steps(model, at_once):
+    prompts = [f"Repeat these lines as JSON:\n{READINGS}", "List three doors as JSON."]
+    form = {"schema": json.dumps(LIST), "max_tokens": 100}
+    plain, usual_steps = answers(model, options(), prompts, at_once=at_once, form=form)
+    drafted, steps = answers(model, options(), prompts, at_once=at_once, cost=NOTHING, form=form)
+    assert drafted == plain
+    print("FORM", usual_steps, steps, plain)
+    assert steps < 0.8 * usual_steps
+    for text, _ in plain:
+        assert text.startswith("[")
 
 
 def test_there_is_room_for_drafts_where_they_are_wanted_and_the_model_can_take_them_back(tmp_path):

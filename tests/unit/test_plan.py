@@ -19,6 +19,7 @@ from edgectl.planning.plan import Wishes, plan, require_choice
 from edgectl.planning.reserve import reserve_parts
 from edgectl.probe import find_profile, load_profiles, planned_device
 from edged.api.config import Config
+from edged.api.requests import Sampling
 
 GIB = 1 << 30
 CATALOG = load_catalog()
@@ -223,6 +224,16 @@ def test_weights_that_are_read_count_once_in_every_limit():
     assert alike.memory.worker_bytes - alike.memory.cache_bytes == (
         read.memory.worker_bytes - read.memory.cache_bytes
     )
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_the_configuration_has_the_models_presets_each_under_its_way_to_answer(thinking):
+    choice = require_choice(plan_for("pi5-8gb", Wishes(model="qwen3.5-4b:Q4_K_M", thinking=thinking)))
+    model = with_plan(Config(), Chosen(plan=choice, model_path=Path("/m.gguf"), sha256="")).model
+    assert model.thinking == thinking
+    common = Sampling(top_k=20, min_p=0.0, presence_penalty=1.5, repeat_penalty=1.0)
+    assert model.sampling == replace(common, temperature=0.7, top_p=0.8)
+    assert model.sampling_thinking == replace(common, temperature=1.0, top_p=0.95)
 
 
 @pytest.mark.parametrize("trained_tokens", [512, 2048, 3000])

@@ -11,6 +11,7 @@ from edgectl.models.gguf import Array, Header, read_model
 from edgectl.models.names import as_filename, as_model_id
 from edgectl.models.naming import quant_label
 from edgectl.planning.catalog import Geometry, ModelEntry, ModelFile, Quality, Sampling, SamplingSet
+from edgectl.planning.header_memory import geometry_of_header
 from edged.api.errors import ModelUnusable
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def entry_of(path: Path, filename: str = "") -> ModelEntry:
         as_model_id(header.name or path.stem),
         header.architecture,
         path,
-        _geometry(header),
+        _geometry_of(header),
         context_tokens=header.context_length or UNKNOWN_CONTEXT_TOKENS,
         parameters=header.parameter_count,
         quant=quant_label(header, path.name),
@@ -92,7 +93,15 @@ def _entry(
     )
 
 
-def _geometry(header: Header) -> Geometry:
+def _geometry_of(header: Header) -> Geometry:
+    """Experts, windows and extra layers included where the architecture is known, else the rough shape."""
+    try:
+        return geometry_of_header(header)
+    except ModelUnusable:
+        return _rough_geometry(header)
+
+
+def _rough_geometry(header: Header) -> Geometry:
     """The shape that llama.cpp reads from the same keys (``llama-arch.cpp``)."""
 
     def number(name: str) -> int:

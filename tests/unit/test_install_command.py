@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from edgectl.cli import cli
 from edgectl.commands.install import PATHS, _options
@@ -15,12 +16,15 @@ from edgectl.install import prepare
 from edgectl.install.config_text import config_text
 from edgectl.install.manifest import Options
 from edgectl.install.model_file import entry_of, require_usable
+from edgectl.models.replica_plan import plan_replica
 from edgectl.output.outcome import run
+from edgectl.planning.catalog import Geometry, load_catalog
 from edged.api.config import Config
 from edged.api.errors import ModelUnusable
 from edged.host.config import parse
 from tests.fixtures.gguf_files import Gguf, basic_pairs, u32_pair
 from tests.kit.installation import tree
+from tests.unit.test_planning_memory import GEMMA3_270M
 
 DEMO = "smollm2-135m-instruct"
 
@@ -148,6 +152,21 @@ def test_what_fits_nowhere_keeps_the_planner_s_exit_code(edgectl):
     assert "no model fits" in errors
 
 
+@pytest.mark.parametrize(
+    ("hint", "said"),
+    [
+        ("ask for --min-tps 2.1", "ask for --model a:B"),
+        (
+            "ask for --context 512 --min-tps 2.1 --max-ttft 80 and free 3 MiB; or find 4 MiB",
+            "ask for --context 512 --model a:B and free 3 MiB; or find 4 MiB",
+        ),
+        ("ask for --max-ttft 80; or ask for --reserve 64", "ask for --model a:B; or ask for --reserve 64"),
+    ],
+)
+def test_what_would_help_is_said_in_options_that_an_installation_has(hint, said):
+    assert prepare.SPEED_OPTIONS.sub("--model a:B", hint) == said
+
+
 # --- options over options
 
 
@@ -178,6 +197,22 @@ def test_a_model_file_is_planned_from_its_own_header(tmp_path):
     assert (entry.id, entry.files[0].quant, entry.context_max_tokens) == ("tiny-model", "Q8_0", 256)
     geometry = entry.geometry
     assert (geometry.layers, geometry.kv_heads, geometry.head_dim, geometry.vocab) == (2, 2, 16, 3)
+
+
+def _moe() -> Geometry:
+    return structs.replace(load_catalog().model("qwen3.5-35b-a3b").geometry, layers=4)
+
+
+@pytest.mark.parametrize(("arch", "shape"), [("gemma3", GEMMA3_270M), ("qwen35moe", _moe())])
+def test_windows_and_experts_of_a_model_file_are_planned_for(tmp_path, arch, shape):
+    replica = plan_replica(arch, shape, "Q8_0", context_tokens=4096)
+    path = tmp_path / "mine-Q8_0.gguf"
+    with path.open("wb") as file:
+        file.write(replica.header())
+        file.truncate(file.tell() + replica.weights_bytes)
+    found = entry_of(path).geometry
+    assert (found.experts, found.experts_per_token) == (shape.experts, shape.experts_per_token)
+    assert (found.sliding_window, found.sliding_interval) == (shape.sliding_window, shape.sliding_interval)
 
 
 def test_a_model_file_that_does_not_tell_its_shape_is_refused(tmp_path):

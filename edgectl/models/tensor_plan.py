@@ -27,7 +27,8 @@ _TYPES: Final[Mapping[str, tuple[int, int, int]]] = {
 # Mixtures whose rules are the publisher's secret, and the one they enlarge.
 _ENLARGED: Final = {
     "Q3_K_M": "Q3_K_S", "IQ4_XS": "Q3_K_S", "Q4_K_M": "Q4_K_S", "Q5_K_M": "Q5_K_S",
-    "UD-Q3_K_XL": "Q3_K_S", "UD-Q4_K_XL": "Q4_K_S", "UD-Q5_K_XL": "Q5_K_S", "UD-Q6_K_XL": "Q6_K",
+    "UD-IQ4_XS": "Q3_K_S", "UD-Q3_K_XL": "Q3_K_S", "UD-Q4_K_XL": "Q4_K_S", "UD-Q5_K_XL": "Q5_K_S",
+    "UD-Q6_K_XL": "Q6_K",
 }  # fmt: skip
 # Where such a file spends its bits first: the tensors of Qwen3.5 whose rounding costs most, as published.
 _SENSITIVE: Final = (

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from edgectl.device import Device, Storage
 
 GIB = 1 << 30
-TINY_FREE_BYTES = (
-    2 * GIB
-)  # the smallest model of the catalogue is 0.8 GB and is downloaded beside the old one
+TINY_FREE_BYTES = 2 * GIB  # the 2B model has 1.3 GB and is downloaded beside the old one
 TINY_MEMORY_BYTES = 1200 << 20  # the 0.8B model with an 8k context needs about 1.1 GiB
 HOT_C = 80.0  # a Raspberry Pi slows down softly from 80 °C and hard from 85 °C
 PI_CMDLINE = "/boot/firmware/cmdline.txt (older systems: /boot/cmdline.txt)"
@@ -116,7 +114,7 @@ def _storage(storage: Storage) -> Iterator[Note]:
     if storage.total_bytes and storage.free_bytes < TINY_FREE_BYTES:
         yield Note(
             code="storage-small",
-            message=f"{storage.path} has only {storage.free_bytes >> 20} MiB free; a model takes 0.6 GB up",
+            message=f"{storage.path} has only {storage.free_bytes >> 20} MiB free; models take 0.5 GB and up",
             hint="make room, or choose another place for the models",
         )
     if storage.kind == "sd":

@@ -123,6 +123,32 @@ def test_a_new_address_is_announced_in_place_of_the_old_one():
     asyncio.run(scenario())
 
 
+def test_a_goodbye_that_fails_in_an_unknown_way_is_a_condition_and_no_end():
+    async def scenario():
+        addresses = [("127.0.0.2",)]
+        box = Discovery(
+            config(), ScriptedService(), interfaces=LOOPBACK, addresses=lambda: addresses[-1], watch_s=0.1
+        )
+        await box.start(8642)
+        try:
+            await until(lambda: box.announced)
+            close = box._zeroconf.async_close
+
+            async def fails():
+                await close()
+                raise RuntimeError("a defect of the library")
+
+            box._zeroconf.async_close = fails
+            addresses.append(("127.0.0.3",))
+            await until(lambda: box.condition() is not None)
+            assert "a defect of the library" in box.condition().message
+            await until(lambda: box.announced)
+        finally:
+            await box.stop()
+
+    asyncio.run(scenario())
+
+
 def test_a_box_that_others_can_use_is_found_as_a_server_of_the_openai_dialect():
     async def scenario():
         box = Discovery(

@@ -217,8 +217,8 @@ def describe_exit(code: int | None) -> str:
 def worker_environment(spin_count: int = SPIN_COUNT) -> dict[str, str]:
     """The worker's environment: ours without what is none of its business, and a wait policy.
 
-    By default OpenMP threads spin at every barrier, and one busy neighbour process then costs nine tenths of
-    the speed. A short spin keeps the quiet speed and yields in time; which one is best, the self-test tries.
+    By default OpenMP threads spin at every barrier, and one busy process per core then costs two thirds of
+    the speed. A short spin keeps the quiet speed and yields in time; which is best, the self-test tries.
     OpenMP reads it once, when the native library loads. What a person has set in our environment stays.
     """
     hidden = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY"}

@@ -83,15 +83,21 @@ class Discovery:
     async def _run(self) -> None:
         while True:
             try:
-                addresses = self._find_addresses()
-                await self._announce(addresses)
-                await self._keep_up(addresses)
-                log.info("the addresses of this computer changed: announcing it anew")
+                await self._stay_announced()
             except Exception as error:  # noqa: BLE001 - a task root: networks fail in many ways, none of them fatal
                 self._fail(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-            await self._close()
             if self._trouble:
                 await asyncio.sleep(self._watch_s)
+
+    async def _stay_announced(self) -> None:
+        """Announce, and tell what changes; returns when the addresses of this computer have changed."""
+        try:
+            addresses = self._find_addresses()
+            await self._announce(addresses)
+            await self._keep_up(addresses)
+            log.info("the addresses of this computer changed: announcing it anew")
+        finally:
+            await self._close()
 
     async def _announce(self, addresses: tuple[str, ...]) -> None:
         # Measured: +3.2 MiB resident, which a box without discovery need not spend.

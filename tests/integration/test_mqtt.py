@@ -125,6 +125,24 @@ def test_presence_follows_the_model_and_the_connection(broker):
     asyncio.run(scenario())
 
 
+def test_health_goes_on_after_a_figure_could_not_be_read(broker, caplog):
+    class Faltering(ScriptedService):
+        broken = True
+
+        def status(self):
+            if self.broken:
+                raise OSError(19, "No such device")
+            return super().status()
+
+    async def scenario():
+        async with answering(broker, service=Faltering()) as (service, _, peer):
+            await until(lambda: "health cannot be told" in caplog.text)
+            service.broken = False
+            assert (await peer.wait(f"{ROOT}/health"))[0]["state"] == "ok"
+
+    asyncio.run(scenario())
+
+
 def test_an_unclean_end_is_told_by_the_will(broker):
     async def scenario():
         async with answering(broker) as (_, transport, peer):

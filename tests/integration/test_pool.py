@@ -452,3 +452,18 @@ def test_what_boxes_say_of_themselves_does_not_keep_an_heir_waiting(broker):
             assert not heir._pool._heirs._tasks, "it ended while they came"
 
     asyncio.run(scenario())
+
+
+def test_a_defect_that_keeps_a_box_out_of_its_pool_is_a_condition_until_it_is_over(broker, monkeypatch):
+    def broken(self):
+        raise ZeroDivisionError
+
+    async def scenario():
+        async with pool(broker, Box()) as ((only,), _):
+            with monkeypatch.context() as patched:
+                patched.setattr(Box, "info", broken)
+                only.service_changed()
+                await until(lambda: any("a defect of edged" in one.message for one in only.conditions()))
+            await until(lambda: only.conditions() == [], "it is back")
+
+    asyncio.run(scenario())

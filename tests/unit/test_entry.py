@@ -61,7 +61,11 @@ def test_a_command_without_an_output_still_ends_well(closed):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [("ask --file - --url http://127.0.0.1:1", "there is no prompt"), ("models rm x", "there is no stored")],
+    [
+        ("ask --file - --url http://127.0.0.1:1", 'edgectl ask "your question"'),
+        ("classify --choices yes,no --url http://127.0.0.1:1", 'edgectl classify "your question"'),
+        ("models rm x", "there is no stored"),
+    ],
 )
 def test_a_command_without_an_input_says_what_is_missing(words, said, tmp_path):
     done = _shell(f"{words} <&-", EDGED_STATE=str(tmp_path))

@@ -7,14 +7,18 @@ import json
 import shutil
 
 import pytest
+from msgspec import structs
 
 from edgectl.cli import cli
 from edgectl.models.store import Store
 from edgectl.output.outcome import run
+from edgectl.planning.calibration import cpu_identity, engine_version, save_calibration
+from edgectl.probe import probe_device
 from edged.host.paths import default_paths
 from tests.fixtures.file_server import serving
-from tests.fixtures.gguf_files import model_bytes
+from tests.fixtures.gguf_files import Gguf, basic_pairs, model_bytes, u32_pair
 from tests.kit.stored_models import store_fake
+from tests.unit.test_calibration import CALIBRATION
 
 FILE = model_bytes()
 SHA256 = hashlib.sha256(FILE).hexdigest()
@@ -70,6 +74,22 @@ def test_a_model_that_is_too_large_is_refused_with_both_figures(edgectl, tmp_pat
     assert (failed["event"], failed["code"]) == ("failed", "nothing_fits")
     assert named in failed["message"]
     assert "edgectl install --model small:FAKE" in failed["hint"]
+
+
+def test_a_model_trained_for_little_context_gets_that_and_what_was_measured_here_counts(
+    edgectl, tmp_path, capsys
+):
+    shape = {"embedding_length": 64, "feed_forward_length": 160, "attention.head_count": 4}
+    pairs = [*basic_pairs(), *(u32_pair(f"llama.{key}", value) for key, value in shape.items())]
+    (tmp_path / "tiny-Q8_0.gguf").write_bytes(Gguf(pairs=pairs).build())
+    assert run(cli, ["models", "import", str(tmp_path / "tiny-Q8_0.gguf")]) == 0
+    capsys.readouterr()
+    here = cpu_identity(probe_device())
+    measured = structs.replace(CALIBRATION, cpu=here, engine=engine_version() or "")
+    save_calibration(measured, default_paths().state / "calibration.json")
+    status, (done,) = edgectl("models", "fit", "tiny-model", "--config", configuration(tmp_path))
+    assert (status, done["settings"]["model"]["context"]) == (0, 256)
+    assert done["settings"]["plan"]["speed"] == "measured"
 
 
 def test_the_first_store_that_has_the_file_counts(edgectl, tmp_path):

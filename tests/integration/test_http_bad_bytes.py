@@ -1,4 +1,4 @@
-"""Bodies that are too large or broken, and bytes that are no HTTP: one clear answer, and no harm to others."""
+"""Bodies that are too large or broken, and bytes that are no HTTP: one clear answer, and no harm done."""
 
 from __future__ import annotations
 

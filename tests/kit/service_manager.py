@@ -92,7 +92,8 @@ class FakeManager:
         if self.fails and (self.fails_with is None or self.fails_with in said):
             if self.fails == "never-ready":
                 self.activating, self.running = True, said
-                return Completed(status=0)
+                waits = "--no-block" not in self.calls[-1]
+                return Completed(status=int(waits), errors="systemctl waited until it was ended\n")
             self.failed = self.fails
             return Completed(status=0 if "--no-block" in self.calls[-1] else 1, errors="Job failed.\n")
         self._move_state()

@@ -210,6 +210,9 @@ def test_a_configuration_that_is_not_utf_8_is_kept_beside_and_comes_back_byte_fo
 def test_a_configuration_that_is_not_utf_8_can_be_removed(box):
     box.install()
     box.places.config.write_bytes(ODD)
+    assert uninstaller.kept(box.places, purge=False)[0] == box.places.config
+    uninstaller.carry_out(uninstaller.removal(box.places, box.host, state(box), purge=False), box.say)
+    assert box.places.config.read_bytes() == ODD
     uninstaller.carry_out(uninstaller.removal(box.places, box.host, state(box), purge=True), box.say)
     assert not box.places.config.exists()
 
@@ -238,7 +241,7 @@ def test_mode_and_link_of_a_configuration_come_back_and_its_copy_is_as_closed(bo
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_the_owner_of_a_configuration_comes_back(box):
     box.places.config.parent.mkdir()
-    box.places.config.write_bytes(ODD)
+    box.places.config.write_text("not = [toml")
     os.chown(box.places.config, 1234, 2345)
     box.client.broken = Unhealthy("no answer")
     with pytest.raises(RolledBack):

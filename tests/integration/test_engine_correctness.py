@@ -9,6 +9,7 @@ import pytest
 from msgspec import Struct
 
 from edged.ipc.messages import Done, EngineOptions
+from edged.worker.backends.base import Run
 from tests.kit.decoding import Drawn, Stage, Watched, alone, asked, behind, prefill, tokens, watched
 from tests.kit.model import gemma3, smollm2
 from tests.kit.random_model import random_model
@@ -16,6 +17,8 @@ from tests.kit.random_model import random_model
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    import numpy as np
 
 pytestmark = pytest.mark.model
 
@@ -27,7 +30,11 @@ NEAR_TIE = 0.15
 MOST_NOISE = 0.5
 LIKELIEST = 16  # gemma's logits of tokens that nobody would draw move by as much as 1
 OTHER_CHUNK = 5
-RANDOM = {"hybrid": "qwen35", "window": "gemma3"}  # architectures of models with random weights
+RANDOM = {
+    "llama": "llama",
+    "hybrid": "qwen35",
+    "window": "gemma3",
+}  # architectures of models with random weights
 
 SYSTEMS = (
     (
@@ -105,7 +112,7 @@ def parting(said: list[Drawn], lone: list[Drawn]) -> str:
     return ""
 
 
-def load(model: str, folder: Path, slots: int) -> tuple[Watched, EngineOptions]:
+def load(model: str, folder: Path, slots: int, **fields: Any) -> tuple[Watched, EngineOptions]:
     """A model with as many slots; the vocabulary of a random one has few words, so its prompts are longer."""
     name, _, kv_type = model.partition(" ")
     arch = RANDOM.get(name)
@@ -117,6 +124,7 @@ def load(model: str, folder: Path, slots: int) -> tuple[Watched, EngineOptions]:
         threads=2,
         repack=False,
         kv_type="q8_0" if kv_type else "f16",
+        **fields,
     )
     return watched(path, options), options
 
@@ -177,3 +185,28 @@ def test_requests_at_once_each_get_the_tokens_they_get_alone(
     assert bool(cached) == bool(cache_mib)
     assert len({tuple(tokens(drawn)) for drawn in lone}) > requests // 2
     backend.close()
+
+
+@pytest.mark.parametrize(("model", "tolerance"), [("smollm2", 0.7), ("llama", 0.3)])
+def test_attention_in_one_pass_and_by_scores_gives_nearly_the_same_logits(tmp_path, model, tolerance):
+    """Which is chosen depends on the shape alone; drafts that are wanted ask for one pass.
+
+    Rounding differs: what it moves is more where weights have four bits, and the same for all tokens in part.
+    """
+    made: list[list[np.ndarray]] = []
+    said: list[int] = []
+    for speculate in ("off", "on"):
+        backend, _ = load(model, tmp_path, 1, speculate=speculate)
+        assert (backend.draft_tokens > 0) == (speculate == "on")
+        prompt = asked(backend, SYSTEMS[0], "The pump is warm. Report:")[1]
+        said = said or tokens(alone(backend, prompt, 8, chunk=UBATCH))
+        rows = [prefill(backend, 0, prompt, chunk=UBATCH)]
+        made.append([backend.logits(rows[0])])
+        for position, token in enumerate(said, len(prompt)):
+            (row,) = backend.step([Run(0, [token], position, output=True)])
+            made[-1].append(backend.logits(row))
+        backend.close()
+    for scores, one_pass in zip(*made, strict=True):
+        likeliest = scores.argpartition(-LIKELIEST)[-LIKELIEST:]
+        moved = (scores - one_pass)[likeliest]
+        assert 0 < abs(moved - moved.mean()).max() < tolerance

@@ -95,7 +95,6 @@ def test_answers_with_a_form_are_the_same_with_drafts_and_take_fewer_steps(model
     plain, usual_steps = answers(model, options(), prompts, at_once=at_once, form=form)
     drafted, steps = answers(model, options(), prompts, at_once=at_once, cost=NOTHING, form=form)
     assert drafted == plain
-    print("FORM", usual_steps, steps, plain)
     assert steps < 0.8 * usual_steps
     for text, _ in plain:
         assert text.startswith("[")

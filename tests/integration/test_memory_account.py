@@ -9,9 +9,12 @@ import pytest
 from edgectl.models.replica import write_replica
 from edgectl.models.replica_plan import plan_replica
 from edgectl.planning.catalog import load_catalog
+from edgectl.planning.dryrun import EngineSettings, Stopped, dry_run
+from edgectl.probe import cpuinfo
 from edged.api.events import Finished
-from edged.host.procfs import anon_bytes
-from tests.kit.model import smollm2_tree
+from edged.api.measuring import Workload
+from edged.host.procfs import ROOT, anon_bytes
+from tests.kit.model import smollm2, smollm2_tree
 from tests.kit.service import running_service, until
 
 pytestmark = pytest.mark.model
@@ -60,12 +63,47 @@ def test_the_account_of_a_worker_at_work_is_what_the_kernel_sees(tmp_path, model
     assert (parts.cache_bytes > MIB) == bool(cache_mib)
 
 
-def test_recurrent_state_is_on_the_account(tmp_path):
+def hybrid_replica(folder):
+    """Qwen3.5-0.8B's shapes, four layers of them."""
     entry, file = load_catalog().find("qwen3.5-0.8b:Q4_K_M")
-    path = tmp_path / "replica.gguf"
+    path = folder / "replica.gguf"
     write_replica(path, plan_replica(entry.arch, entry.geometry, file.quant, context_tokens=1024, layers=4))
-    model = {"path": str(path), "context": 512, "slots": 4, "ubatch": 64, "repack": "off", "threads": 2}
-    tree = {"node": "box", "model": model, "memory": {"cache_mib": 0}}
+    return path
+
+
+@pytest.mark.parametrize("cache_mib", [0, 64])
+def test_recurrent_state_is_on_the_account(tmp_path, cache_mib):
+    model = {"path": str(hybrid_replica(tmp_path)), "context": 512, "slots": 4, "ubatch": 64}
+    model |= {"repack": "off", "threads": 2}
+    tree = {"node": "box", "model": model, "memory": {"cache_mib": cache_mib}}
     parts, measured_bytes = account_and_kernel(tree, tmp_path)
     assert parts.anon_bytes == pytest.approx(measured_bytes, rel=AGREEMENT)
     assert parts.state_bytes > 8 * MIB
+    assert (parts.cache_bytes > MIB) == bool(cache_mib)
+
+
+def test_drafts_are_on_the_account(tmp_path):
+    tree = smollm2_tree(
+        model={"ubatch": 64, "context": 512, "slots": 2, "speculate": "on"}, memory={"cache_mib": 0}
+    )
+    parts, measured_bytes = account_and_kernel(tree, tmp_path)
+    assert parts.anon_bytes == pytest.approx(measured_bytes, rel=AGREEMENT)
+
+
+def test_repacked_weights_are_on_the_account(tmp_path):
+    try:
+        dry_run(
+            smollm2(),
+            EngineSettings(context=256, slots=1, ubatch=64, threads=1, repack=True),
+            (Workload(depth=64),),
+        )
+    except Stopped as error:
+        if error.reason == "lost" and "amx_int8" in cpuinfo.flags(cpuinfo.blocks(ROOT)[0]):
+            pytest.skip(f"this host promises AMX and does not deliver: {error.message}")
+        raise
+    tree = smollm2_tree(
+        model={"ubatch": 64, "context": 512, "slots": 2, "repack": "on"}, memory={"cache_mib": 0}
+    )
+    parts, measured_bytes = account_and_kernel(tree, tmp_path)
+    assert parts.anon_bytes == pytest.approx(measured_bytes, rel=AGREEMENT)
+    assert parts.weights_bytes > 40 * MIB

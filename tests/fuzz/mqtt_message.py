@@ -47,7 +47,9 @@ class Wire:
         self.sent: list[tuple[str, bytes]] = []
         self.acknowledged: list[int] = []
 
-    def send(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+    def send(
+        self, topic: str, payload: bytes, *, retain: bool = False, correlation: bytes | None = None
+    ) -> bool:
         assert not retain, "answers are never retained"
         self.sent.append((topic, payload))
         return True

@@ -467,3 +467,25 @@ def test_a_defect_that_keeps_a_box_out_of_its_pool_is_a_condition_until_it_is_ov
             await until(lambda: only.conditions() == [], "it is back")
 
     asyncio.run(scenario())
+
+
+def test_a_broker_that_lets_nobody_hand_on_is_a_condition_and_the_box_does_the_work_itself(tmp_path):
+    rules = tmp_path / "acl"
+    open_to_all = ("request", "response", "stream", "box", "free", "spare")
+    granted = [f"topic readwrite {ROOT}/{name}/#" for name in open_to_all]
+    rules.write_text("\n".join([*granted, f"topic read {ROOT}/give/#", "topic readwrite edged/a/#", ""]))
+    rules.chmod(0o644)
+
+    async def scenario(broker):
+        slow = Box()
+        slow.gate.clear()
+        async with pool(broker, slow, Box()) as ((at_slow, _), peer):
+            for number in range(20):
+                peer.send(ASKED, {"id": str(number), "prompt": "q"})
+            found = await until(lambda: [one for one in at_slow.conditions() if "/give/b/" in one.message])
+            assert found[0].code == "mqtt_refused"
+            slow.gate.set()
+            assert len({one["id"] for one in await peer.wait(ANSWERED, 20)}) == 20
+
+    with Broker(tmp_path, "allow_anonymous true", f"acl_file {rules}") as broker:
+        asyncio.run(scenario(broker))

@@ -175,4 +175,5 @@ def test_every_error_fits_the_smallest_room_that_a_device_may_ask_for(code):
     (payload,) = replies.response(failed, MIN_MAX_BYTES)
     assert len(payload) <= MIN_MAX_BYTES
     said = json.loads(payload)
-    assert (said["id"], said["ok"], said["error"]["code"]) == ("x" * 64, False, code)
+    assert (said["id"], said["ok"], said["part"], said["parts"]) == ("x" * 64, False, 1, 1)
+    assert (said["error"]["code"], said["error"]["message"]) == (code, "no")

@@ -222,14 +222,15 @@ def _failure(failed: Failed, limit_bytes: int) -> bytes:
     if failed.retry_after_s is not None:
         error["retry_after_s"] = round(failed.retry_after_s, 1)
     body = _head(failed.id, 1, 1, ok=False)
-    room = limit_bytes - len(_encode(body | {"error": error}))
-    if room >= _LONGEST_CHAR_BYTES:
-        error["message"] = split(failed.message, room, json_bytes)[0]
     for dropped in ("", "retry_after_s", "message", "part", "parts"):  # the code says what matters
         error.pop(dropped, None)
         body.pop(dropped, None)
         payload = _encode(body | {"error": error})
-        if len(payload) <= limit_bytes:
+        room = limit_bytes - len(payload)
+        if room >= _LONGEST_CHAR_BYTES and "message" in error:
+            error["message"] = split(failed.message, room, json_bytes)[0]
+            payload = _encode(body | {"error": error})
+        if room >= 0:
             return payload
     raise TooLarge("not even an error fits into max_bytes")
 

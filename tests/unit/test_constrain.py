@@ -21,6 +21,7 @@ from edged.worker.tool_calls import ToolCalls
 from tests.kit.grammar_text import draw, schemas
 
 FORMS = Forms("hermes")
+MANY_WAYS = {"anyOf": [{"type": "string", "maxLength": most} for most in range(1, 300)]}
 TOOLS = (
     Tool(
         name="get_weather",
@@ -220,8 +221,57 @@ def test_a_schema_that_takes_too_long_is_refused(monkeypatch):
     monkeypatch.setattr(constrain, "COMPILE_LIMIT_S", 0.05)
     slow = {"$defs": {"a": {"enum": list(range(500))}}, "anyOf": [{"$ref": "#/$defs/a"}] * 3000}
     monkeypatch.setattr(constrain, "_make", lambda *_: [json.dumps(slow) for _ in range(10_000)])
+    now = [0.0]
+    forms = Forms("hermes", clock=lambda: now[0])
     with pytest.raises(Refused, match="too large"):
-        FORMS.read(order(schema=json.dumps(slow)))
+        forms.read(order(schema=json.dumps(slow)))
+    monkeypatch.setattr(constrain, "_make", lambda *_: Grammar("x"))
+    with pytest.raises(Refused, match="too large"):  # without stopping everybody again
+        forms.read(order(schema=json.dumps(slow)))
+    now[0] = constrain.REFUSED_FOR_S
+    assert forms.read(order(schema=json.dumps(slow)))
+
+
+def test_a_defect_in_making_a_form_refuses_it_and_tells_nothing_of_what_was_asked(monkeypatch, caplog):
+    def broken(*_):
+        raise KeyError("what somebody wrote")
+
+    monkeypatch.setattr(constrain, "_make", broken)
+    with pytest.raises(Refused, match=r"KeyError in test_constrain\.py") as refused:
+        Forms("hermes").read(order(json_mode=True))
+    assert "somebody" not in f"{refused.value}{caplog.text}"
+    assert "KeyError" in caplog.text
+
+
+def test_the_forms_that_are_remembered_take_bounded_memory_together(monkeypatch):
+    monkeypatch.setattr(constrain, "GRAMMARS_BYTES", 1 << 20)
+    forms = Forms("hermes")
+    first = forms.read(order(schema=json.dumps(MANY_WAYS)))
+    follower = constraint(first)
+    assert follower.take(b'"aaaaaaaaaa')
+    assert first.size_bytes > 1 << 20
+    forms.read(order(json_mode=True))
+    assert forms.read(order(schema=json.dumps(MANY_WAYS))) is not first
+    assert follower.take(b'a"')
+
+
+def test_a_form_of_more_parts_than_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(constrain, "PARTS_BYTES", 100_000)
+    forms = Forms("hermes")
+    forms.read(order(json_mode=True))
+    with pytest.raises(Refused, match="too large"):
+        forms.read(order(schema=json.dumps(MANY_WAYS)))
+
+
+def test_a_character_costs_what_its_ways_are_and_not_their_square(monkeypatch):
+    looked_at = []
+    forms_of = Grammar._forms
+    monkeypatch.setattr(Grammar, "_forms", lambda *words: looked_at.append(1) or forms_of(*words))
+    grammar = FORMS.read(order(schema=json.dumps({"type": "string", "pattern": f"^{'.?' * 190}$"})))
+    state = grammar.follow(grammar.start, '"')
+    looked_at.clear()
+    assert grammar.follow(state, "x")
+    assert len(looked_at) < 2000
 
 
 def test_a_form_is_made_once_and_the_last_ones_are_remembered():
@@ -241,13 +291,13 @@ def test_a_grammar_that_can_be_read_in_too_many_ways_is_refused():
 
 
 def test_what_a_grammar_remembers_is_bounded_and_forgetting_changes_nothing(monkeypatch):
-    monkeypatch.setattr("edged.worker.forms.grammar.MAX_REMEMBERED", 50)
+    monkeypatch.setattr("edged.worker.forms.grammar.MAX_REMEMBERED_BYTES", 20_000)
     grammar = Grammar(Seq(("[", Repeat(Chars(((97, 122),)), 0, 500), "]")))
     follower = constraint(grammar)
     assert follower.take(b"[")
     for _ in range(500):
         assert follower.take(b"q")
-        assert grammar._remembered <= 52
+        assert grammar.remembered_bytes <= 20_000
     assert not follower.take(b"q")
     assert follower.take(b"]")
     assert follower.over

@@ -9,6 +9,7 @@ import pytest
 from edged.api.requests import Sampling
 from edged.ipc.messages import Done, Start
 from edged.worker.backends.fake import END
+from edged.worker.refused import WHY_CHARS, Refused
 from tests.kit.fake_stage import Stage
 
 PREFIX = len("<user>")
@@ -247,3 +248,38 @@ def test_any_interleaving_of_starts_and_cancels_ends_each_request_once(seed):
 
 def test_the_end_token_is_never_text():
     assert END > 255
+
+
+@pytest.mark.parametrize("where", ["render", "piece"], ids=["reading", "admitting"])
+def test_a_defect_met_before_an_answer_begins_ends_its_request_alone(where, monkeypatch, caplog):
+    stage = Stage(slots=2)
+    stage.start(1, "first")
+    stage.turn(3)
+
+    def broken(*_, **__):
+        raise KeyError("what somebody wrote")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.backend, where, broken)
+        stage.start(2, "second")
+        stage.loop._receive(wait=False)
+        stage.loop._let_in()
+    stage.start(3, "third")
+    stage.play()
+    assert stage.end(2).code == "internal"
+    assert "KeyError in test_decode_loop.py" in stage.end(2).message
+    assert "somebody" not in f"{stage.end(2).message}{caplog.text}"
+    assert (stage.text(1), stage.text(3)) == ("echo: first", "echo: third")
+
+
+def test_why_a_request_is_refused_is_printable_and_short_whatever_a_template_says(monkeypatch):
+    stage = Stage()
+
+    def refuses(*_, **__):
+        raise Refused("no \ud800\n" + "x" * 10_000)
+
+    monkeypatch.setattr(stage.backend, "render", refuses)
+    stage.start(1, "hi")
+    stage.turn()
+    assert stage.end(1).message.startswith("no ??xx")
+    assert len(stage.end(1).message.encode()) <= WHY_CHARS

@@ -63,6 +63,20 @@ def read(
     return said, [(call.name, json.loads(call.arguments)) for call in calls]
 
 
+@pytest.mark.parametrize("value", ['["\\ud800"]', "[1e999]", "[NaN]", '"\\udfff"', "-1e400"])
+@pytest.mark.parametrize("told", [False, True])
+def test_values_that_cannot_be_written_as_json_are_told_as_the_text_they_are(value, told):
+    call = f"<tool_call><function=get_weather><parameter=any>{value}</parameter></function></tool_call>"
+    said, calls = read(call, told=told)
+    assert (said, calls) == ("", [("get_weather", {"any": value})])
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "1e999"])
+def test_a_call_whose_json_cannot_be_written_again_is_text(value):
+    call = '<tool_call>{"name": "ping", "arguments": {"x": VALUE}}</tool_call>'.replace("VALUE", value)
+    assert read(call) == (call, [])
+
+
 def never(*_) -> bool:
     return False
 

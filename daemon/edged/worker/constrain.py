@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import codecs
-import json
-import math
+import logging
+import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from edged.worker.confine import OutOfTime, confined
 from edged.worker.forms.calls import calls_of
 from edged.worker.forms.grammar import Grammar, Part, alt
 from edged.worker.forms.json_parts import OBJECT, VALUES
 from edged.worker.forms.schema import SchemaReader
-from edged.worker.refused import Refused
+from edged.worker.refused import Refused, defect
+from edged.worker.tools import json_value
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from edged.ipc.messages import Start
     from edged.worker.backends.base import Backend
     from edged.worker.forms.calls import CallForm
     from edged.worker.forms.grammar import State
 
-COMPILE_LIMIT_S = 2.0  # schemas that people write take a millisecond
-COMPILE_EXTRA_BYTES = 128 << 20
+# Schemas that people write take a millisecond, the largest of the tests 6 ms; boards are up to ten times as
+# slow. Nobody is answered meanwhile.
+COMPILE_LIMIT_S = 0.3
+COMPILE_EXTRA_BYTES = 64 << 20
 GRAMMARS_REMEMBERED = 16
+GRAMMARS_BYTES = 16 << 20  # of all that are remembered, with what they remember
+PARTS_BYTES = 8 << 20  # of one
+REFUSED_FOR_S = 60.0  # what took too long is not tried again; the board may have been busy, so not for ever
+TOO_LARGE = "the form that the answer must have is too large or too deep"
+log = logging.getLogger("edged.worker")
 _SHORTEST = {2: 0x80, 3: 0x800, 4: 0x10000}  # the first code point that takes so many bytes
 
 
 class Forms:
     """Grammars of requests, each made once: devices ask for the same form again and again."""
 
-    def __init__(self, call_form: CallForm) -> None:
+    def __init__(self, call_form: CallForm, clock: Callable[[], float] = time.monotonic) -> None:
         self._call_form = call_form
+        self._clock = clock
         self._made: OrderedDict[Hashable, Grammar] = OrderedDict()
+        self._refused: OrderedDict[Hashable, float] = OrderedDict()  # what took too long → until when
 
     def read(self, order: Start) -> Grammar | None:
         """What the answer must look like; None when it is free. Raises Refused."""
@@ -52,20 +62,40 @@ class Forms:
             order.tool_choice,
             order.parallel_tool_calls,
         )
-        grammar = self._made.pop(key, None) or _bounded(order, self._call_form)
+        grammar = self._made.pop(key, None) or self._make(key, order)
         grammar.tidy()
         self._made[key] = grammar
-        if len(self._made) > GRAMMARS_REMEMBERED:
+        while len(self._made) > 1 and (
+            len(self._made) > GRAMMARS_REMEMBERED
+            or sum(one.size_bytes for one in self._made.values()) > GRAMMARS_BYTES
+        ):
             self._made.popitem(last=False)
         return grammar
 
+    def _make(self, key: Hashable, order: Start) -> Grammar:
+        if self._refused.get(key, 0.0) > self._clock():
+            raise Refused(TOO_LARGE)
+        try:
+            return _bounded(order, self._call_form)
+        except OutOfTime:
+            self._refused[key] = self._clock() + REFUSED_FOR_S
+            if len(self._refused) > GRAMMARS_REMEMBERED:
+                self._refused.popitem(last=False)
+            raise Refused(TOO_LARGE) from None
+
 
 def _bounded(order: Start, call_form: CallForm) -> Grammar:
+    """Raises Refused, and OutOfTime."""
     try:
         with confined(seconds=COMPILE_LIMIT_S, extra_bytes=COMPILE_EXTRA_BYTES):
             return _make(order, call_form)
-    except (OutOfTime, MemoryError, RecursionError):
-        raise Refused("the form that the answer must have is too large or too deep") from None
+    except Refused:
+        raise
+    except (MemoryError, RecursionError):
+        raise Refused(TOO_LARGE) from None
+    except Exception as error:  # noqa: BLE001 - one request must not end the others
+        log.error("a form could not be made: %s", defect(error))  # noqa: TRY400 - its text may be a client's
+        raise Refused(f"the form that the answer must have cannot be made ({defect(error)})") from None
 
 
 def _make(order: Start, call_form: CallForm) -> Grammar:
@@ -74,32 +104,24 @@ def _make(order: Start, call_form: CallForm) -> Grammar:
     if order.json_mode:
         options, rules = [OBJECT], dict(VALUES)
     if order.schema:
-        schema = _json(order.schema)
+        schema = _schema(order.schema)
         reader = SchemaReader(schema)
         options, rules = [reader.part(schema, "schema")], reader.rules
     if order.tools and order.tool_choice != "none":
         tools = [tool for tool in order.tools if order.tool_choice in {"auto", "required", tool.name}]
         calls, more = calls_of(tools, call_form, several=order.parallel_tool_calls)
         options, rules = [*(options if order.tool_choice == "auto" else ()), calls], rules | more
-    return Grammar(alt(*options), rules)
+    grammar = Grammar(alt(*options), rules)
+    if grammar.size_bytes > PARTS_BYTES:
+        raise Refused(TOO_LARGE)
+    return grammar
 
 
-def _json(text: str) -> object:
+def _schema(text: str) -> object:
     try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_number)
-        json.dumps(value, ensure_ascii=False).encode()
+        return json_value(text)
     except ValueError as error:
         raise Refused(f"schema: is not JSON: {error}") from None
-    return value
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text[:20]} is no number")
 
 
 class Constraint:

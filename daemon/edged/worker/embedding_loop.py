@@ -7,10 +7,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NoReturn
 
+from edged.api.errors import shown
 from edged.api.events import Usage
 from edged.ipc.messages import Cancel, Done, Measure, Rejected, Start
 from edged.worker.embedding import Embedding, EmbeddingError, measure_embedding
 from edged.worker.inbox import Inbox
+from edged.worker.refused import WHY_CHARS, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,13 +91,16 @@ class EmbeddingLoop:
     def _read(self, order: Start) -> None:
         if order.op != "embed":
             why = f"this box is loaded for embeddings (model.embeddings); it takes embed, not {order.op}"
-            self._send(Rejected(key=order.key, code="bad_request", message=why))
+            self._reject(order.key, "bad_request", why)
             return
         deadline = self._clock() + (order.ttl_s or math.inf)
         try:
             job = Embedding(self._backend, self._pooling, order, budget=self._budget, deadline=deadline)
         except EmbeddingError as error:
-            self._send(Rejected(key=order.key, code=error.code, message=str(error)))
+            self._reject(order.key, error.code, str(error))
+            return
+        except Refused as error:
+            self._reject(order.key, "bad_request", str(error))
             return
         behind = next((n for n, one in enumerate(self._jobs) if n and one.priority < job.priority), None)
         self._jobs.insert(len(self._jobs) if behind is None else behind, job)
@@ -118,4 +123,7 @@ class EmbeddingLoop:
         for job in [job for job in self._jobs if job.key == key]:
             job.close()
             self._jobs.remove(job)
-            self._send(Rejected(key=key, code=code, message=why))
+            self._reject(key, code, why)
+
+    def _reject(self, key: int, code: str, why: str) -> None:
+        self._send(Rejected(key=key, code=code, message=shown(why, WHY_CHARS)))

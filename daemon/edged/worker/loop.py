@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from edged.api.errors import shown
 from edged.api.events import FinishReason, Usage
 from edged.ipc.messages import Cancel, Done, Measure, Pause, Rejected, Resume, Shrink, Start, Token
 from edged.worker.backends.base import Run, StateError
@@ -21,7 +23,7 @@ from edged.worker.inbox import Inbox
 from edged.worker.measure import run_measure
 from edged.worker.output import Output
 from edged.worker.prompt import PromptReader
-from edged.worker.refused import Refused
+from edged.worker.refused import WHY_CHARS, Refused, defect
 from edged.worker.scoring import Scoring, best
 from edged.worker.sharing import Sharing
 from edged.worker.slots import Slots
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from edged.worker.kept import KeptPrefixes
     from edged.worker.slot import Slot
     from edged.worker.speculate import StepCost
+
+log = logging.getLogger("edged.worker")
 
 
 class DecodeLoop:
@@ -222,6 +226,9 @@ class DecodeLoop:
         except (Refused, ChoiceError) as error:
             self._reject(order.key, "bad_request", str(error))
             return
+        except Exception as error:  # noqa: BLE001 - one request must not end the others
+            self._fail(order.key, error)
+            return
         count, context = len(prompt.tokens), self._backend.context
         if not count:
             self._reject(order.key, "bad_request", "the prompt has no tokens")
@@ -238,6 +245,9 @@ class DecodeLoop:
             output = Output(backend, order, prompt, room, self._forms.read(order))
         except Refused as error:
             self._reject(order.key, "bad_request", str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - nothing of the engine's has been touched so far
+            self._fail(order.key, error)
             return
         self._slots.open(request, backend.sampler(order.sampling, prompt), output)
 
@@ -328,5 +338,10 @@ class DecodeLoop:
         self._sharing.leaving(slot, whole=finish == "length" or self._backend.is_end(slot.tokens[-1]))
         self._slots.close(slot)
 
+    def _fail(self, key: int, error: Exception) -> None:
+        """End a request that hits a defect of ours before it has begun."""
+        log.error("a request could not be read: %s", defect(error))
+        self._reject(key, "internal", f"the request could not be read ({defect(error)}); others go on")
+
     def _reject(self, key: int, code: str, message: str) -> None:
-        self._telling.tell(Rejected(key=key, code=code, message=message))
+        self._telling.tell(Rejected(key=key, code=code, message=shown(message, WHY_CHARS)))

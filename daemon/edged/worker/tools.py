@@ -20,6 +20,7 @@ Form of Qwen3-Coder and Qwen3.5, whose values are bare text, typed by the tool's
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edged.worker.refused import Refused
@@ -49,7 +50,7 @@ class ToolError(Refused):
 def parameters(tool: Tool) -> dict[str, Any]:
     """The JSON schema of a tool's arguments; raises ToolError."""
     try:
-        schema = json.loads(tool.parameters or "{}")
+        schema = json_value(tool.parameters or "{}")
     except (ValueError, RecursionError) as error:
         raise ToolError(f"tools: the parameters of {tool.name} are not JSON: {error}") from None
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
@@ -99,10 +100,20 @@ def _type_name(value: object) -> str:
 
 
 def json_value(text: str) -> Any:
-    """Raises ValueError, and RecursionError when it is too deep."""
-    return json.loads(text, parse_constant=_no_constant)
+    """The value that ``text`` is, which can be written as JSON again, in UTF-8.
+
+    Raises ValueError for what is no JSON, numbers beyond those of a double and halves of characters; and
+    RecursionError when it is too deep.
+    """
+    value = json.loads(text, parse_constant=_no_number, parse_float=_number)
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
-def _no_constant(name: str) -> NoReturn:
-    """NaN and the infinities are no JSON."""
-    raise ValueError(name)
+def _number(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is no number")

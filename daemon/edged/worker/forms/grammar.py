@@ -14,11 +14,17 @@ from msgspec import Struct
 from edged.worker.refused import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 MAX_STACKS = 2048  # ways to read an answer at once; real schemas have a handful
+MAX_FORMS = 4096  # what is looked at to find them, for one character
 MAX_DEPTH = 400  # parts inside parts: about 80 levels of JSON, more than any reader needs
-MAX_REMEMBERED = 20_000  # steps, about 10 MB
+MAX_REMEMBERED_BYTES = 8 << 20
+# What things take in CPython, about.
+_STATE_BYTES = 500
+_STEP_BYTES = 120
+_STACK_BYTES = 200
+_PART_BYTES = 250
 
 
 class GrammarTooLarge(Refused):
@@ -66,10 +72,6 @@ Frame: TypeAlias = "tuple[int, int, Stack, int]"
 Stack: TypeAlias = "Frame | None"
 
 
-def seq(*parts: Part) -> Part:
-    return parts[0] if len(parts) == 1 else Seq(parts)
-
-
 def alt(*options: Part) -> Part:
     return options[0] if len(options) == 1 else Alt(options)
 
@@ -107,28 +109,32 @@ class Grammar:
         self._parts: list[Part] = []
         self._numbers: dict[int, int] = {}  # identity of a part → its number
         self._root = self._number(root)
+        self._parts_bytes = _PART_BYTES * _count((root, *self._rules.values()))
         self._forget()
 
     @property
     def start(self) -> State:
         return self._start
 
+    @property
+    def size_bytes(self) -> int:
+        """About what the parts take, and what is remembered."""
+        return self._parts_bytes + self.remembered_bytes
+
     def tidy(self) -> None:
         """Forget what was remembered when it is too much; states in use live on with those who use them."""
-        if self._remembered > MAX_REMEMBERED:
+        if self.remembered_bytes > MAX_REMEMBERED_BYTES:
             self._forget()
 
     def step(self, state: State, char: str) -> State | None:
         """The state after ``char``, None when it may not come. Raises GrammarTooLarge."""
         if char in state.steps:
             return state.steps[char]
-        stacks: set[Stack] = set()
-        for stack in state.stacks:
-            if stack is not None and self._matches(stack, ord(char), ord(char)):
-                self._unfold(self._rest(stack), stacks)
-        after = self._state(stacks) if stacks else None
+        code = ord(char)
+        fitting = [one for one in state.stacks if one is not None and self._matches(one, code, code)]
+        after = self._state(self._unfold(list(map(self._rest, fitting)))) if fitting else None
         state.steps[char] = after
-        self._remembered += 1
+        self.remembered_bytes += _STEP_BYTES
         return after
 
     def follow(self, state: State | None, text: str) -> State | None:
@@ -145,14 +151,15 @@ class Grammar:
 
     def _forget(self) -> None:
         self._known: dict[frozenset[Stack], State] = {}
-        self._remembered = 0
-        first: set[Stack] = set()
-        self._unfold(_on(self._root, None), first)
-        self._start = self._state(first)
+        self.remembered_bytes = 0
+        self._start = self._state(self._unfold([_on(self._root, None)]))
 
-    def _state(self, stacks: set[Stack]) -> State:
-        key = frozenset(stacks)
-        return self._known.setdefault(key, State(key))
+    def _state(self, stacks: frozenset[Stack]) -> State:
+        known = self._known.get(stacks)
+        if known is None:
+            known = self._known[stacks] = State(stacks)
+            self.remembered_bytes += _STATE_BYTES + _STACK_BYTES * len(stacks)
+        return known
 
     def _number(self, part: Part) -> int:
         """A part by its number, so that stacks are small and quick to compare."""
@@ -177,21 +184,22 @@ class Grammar:
         part = self._parts[number]
         return _on(number, below, count + 1) if isinstance(part, str) and count + 1 < len(part) else below
 
-    def _unfold(self, stack: Stack, into: set[Stack]) -> None:
-        """Add every form of ``stack`` that has a character on top, or nothing left at all."""
-        todo = [stack]
+    def _unfold(self, todo: list[Stack]) -> frozenset[Stack]:
+        """Every form of the stacks that has a character on top, or nothing left at all."""
+        found: set[Stack] = set()
         seen: set[Stack] = set()
         while todo:
             stack = todo.pop()
             if stack in seen:
                 continue
             seen.add(stack)
-            if len(seen) > MAX_STACKS or len(into) > MAX_STACKS:
+            if len(seen) > MAX_FORMS or len(found) > MAX_STACKS:
                 raise GrammarTooLarge("the form of the answer can be read in too many ways at once")
             if stack is None or self._is_character(stack[0]):
-                into.add(stack)
+                found.add(stack)
             else:
                 todo += [form for form in self._forms(stack) if form is None or form[3] <= MAX_DEPTH]
+        return frozenset(found)
 
     def _forms(self, stack: Frame) -> Sequence[Stack]:
         number, count, below, _ = stack
@@ -216,6 +224,24 @@ class Grammar:
             turn = count + 1 if part.most is not None else min(count + 1, part.least)
             forms.append(_on(self._number(part.part), _on(number, below, turn)))
         return forms
+
+
+def _count(parts: Iterable[Part]) -> int:
+    """How many there are, those inside of others included; one that is in several places is one."""
+    todo = list(parts)
+    seen: set[int] = set()
+    while todo:
+        part = todo.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Seq):
+            todo += part.parts
+        elif isinstance(part, Alt):
+            todo += part.options
+        elif isinstance(part, Repeat):
+            todo.append(part.part)
+    return len(seen)
 
 
 def _on(number: int, below: Stack, count: int = 0) -> Frame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from edged.worker.forms.grammar import Alt, Chars, Part, Ref, Repeat, Seq, alt, chars, optional, seq
+from edged.worker.forms.grammar import Alt, Chars, Part, Ref, Repeat, Seq, alt, chars, optional
 
 # What stands for itself in a string: everything but quotes, backslashes and control characters. Surrogates
 # are no characters.
@@ -52,10 +52,10 @@ def member(key: Part, value: Part) -> Part:
 def array(item: Part, least: int = 0, most: int | None = None) -> Part:
     """``least`` to ``most`` items."""
     if most == 0:
-        return seq("[", BLANK, "]")
+        return Seq(("[", BLANK, "]"))
     more = Repeat(Seq((",", BLANK, item)), max(0, least - 1), None if most is None else most - 1)
     items = Seq((item, more, BLANK))
-    return seq("[", BLANK, items if least else optional(items), "]")
+    return Seq(("[", BLANK, items if least else optional(items), "]"))
 
 
 def members(listed: list[tuple[bool, Part]], more: Part | None = None) -> Part:
@@ -66,7 +66,7 @@ def members(listed: list[tuple[bool, Part]], more: Part | None = None) -> Part:
         begins, follows = Seq((one, after)), Seq((",", BLANK, one, after))
         first = begins if must else Alt((begins, first))
         after = follows if must else Alt((follows, after))
-    return seq("{", BLANK, first, BLANK, "}")
+    return Seq(("{", BLANK, first, BLANK, "}"))
 
 
 VALUES: dict[str, Part] = {

@@ -95,12 +95,12 @@ class SchemaReader:
     # --- schemas made of schemas --------------------------------------------------------------
 
     def _reference(self, pointer: Any, place: str, depth: int, within: frozenset[str]) -> Part:
+        target = self.resolve(pointer, place)
         if pointer in within:
             refuse(place, f"{pointer} refers to itself before any character")
         name = f"{self._prefix}ref {pointer}"
         if name not in self.rules:
             self.rules[name] = ""  # for references inside to this one
-            target = self.resolve(pointer, place)
             self.rules[name] = self.part(target, pointer, depth + 1, within | {pointer})
         return Ref(name)
 
@@ -108,7 +108,9 @@ class SchemaReader:
         return alt(*(self.part(one, at, depth + 1, within) for one, at in listed(schemas, place)))
 
     def _one(self, schemas: Any, place: str, depth: int, within: frozenset[str]) -> Part:
-        for (first, _), (second, _) in itertools.combinations(listed(schemas, place), 2):
+        targets = [self._target(one, place) for one, _ in listed(schemas, place)]
+        pairs = () if _are_other_texts(targets) else itertools.combinations(targets, 2)
+        for first, second in pairs:
             if not self._apart(first, second, place):
                 why = "the schemas must differ in their types or in a constant property; anyOf need not"
                 refuse(place, why)
@@ -131,7 +133,7 @@ class SchemaReader:
         found = self._document
         for step in pointer.split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            if isinstance(found, list) and _is_index(key, len(found)):
                 found = found[int(key)]
             elif isinstance(found, dict) and key in found:
                 found = found[key]
@@ -281,5 +283,19 @@ def _tuple(heads: list[Part], tail: Part, least: int, most: int | None) -> Part:
     return Seq(("[", parts.BLANK, after, parts.BLANK, "]"))
 
 
-def _names(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _are_other_texts(schemas: list[Any]) -> bool:
+    """Whether each names its values, all texts, and no two the same; hundreds of options are usually that."""
+    values = [fixed(schema) or [None] for schema in schemas]
+    if not all(isinstance(value, str) for named in values for value in named):
+        return False
+    named = [set(one) for one in values]
+    return len(set().union(*named)) == sum(map(len, named))
+
+
+def _is_index(key: str, length: int) -> bool:
+    """Whether ``key`` is a place in a list; Python reads no number of thousands of digits."""
+    return key.isdecimal() and len(key) <= len(str(length)) and int(key) < length
+
+
+def _names(value: Any) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []

@@ -8,7 +8,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from edged.worker.forms.schema_keywords import ANNOTATIONS, OBJECT, check_known, types
-from edged.worker.forms.schema_values import fixed, refuse
+from edged.worker.forms.schema_values import MAX_ENUM, fixed, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LARGER_COUNTS = frozenset(["minimum", "exclusiveMinimum", "minLength", "minItems"])
 _SMALLER_COUNTS = frozenset(["maximum", "exclusiveMaximum", "maxLength", "maxItems"])
 _OPTIONS = ("anyOf", "oneOf")
+MAX_STEP = 10**20  # far beyond what can be enforced; Python writes no number of thousands of digits
 
 
 class Merger:
@@ -52,9 +53,9 @@ class Merger:
         check_known(schema, place)
         if "$ref" in schema:
             pointer = schema["$ref"]
+            target = self._resolve(pointer, f"{place}.$ref")
             if pointer in within:
                 refuse(place, f"{pointer} refers to itself before any character")
-            target = self._resolve(pointer, f"{place}.$ref")
             followed.add(pointer)
             yield from self._apart(target, pointer, within | {pointer}, followed)
         if "allOf" in schema:
@@ -69,6 +70,8 @@ def listed(schemas: Any, place: str) -> Iterator[tuple[Any, str]]:
     """Each of a list of schemas with its place. Raises SchemaError."""
     if not isinstance(schemas, list) or not schemas:
         refuse(place, "must be a list of schemas")
+    if len(schemas) > MAX_ENUM:
+        refuse(place, f"must be at most {MAX_ENUM} schemas")
     return ((one, f"{place}[{index}]") for index, one in enumerate(schemas))
 
 
@@ -105,7 +108,7 @@ def _value(keyword: str, one: dict[str, Any], other: dict[str, Any], place: str)
         return first or second
     if keyword in _LARGER_COUNTS | _SMALLER_COUNTS and _are(first, second, (int, float)):
         return max(first, second) if keyword in _LARGER_COUNTS else min(first, second)
-    if keyword != "multipleOf" or not _are(first, second, int):
+    if keyword != "multipleOf" or not _are(first, second, int) or max(first, second) > MAX_STEP:
         refuse(f"{place}.{keyword}", f"{first!r} and {second!r} at once is not supported")
     return math.lcm(first, second)
 

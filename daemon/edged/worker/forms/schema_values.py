@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -78,7 +77,7 @@ def _limit(
         value = schema.get(keyword)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             refuse(f"{place}.{keyword}", "must be a number")
         bounds.append(Bound(Decimal(str(value)), open=keyword.startswith("exclusive")))
     sign = 1 if tighter is max else -1

@@ -13,6 +13,7 @@ from edged.api.events import whole_calls
 from edged.api.requests import Sampling, Tool
 from edged.ipc.messages import EngineOptions, Start
 from edged.worker.backends.fake import END, FakeBackend, Script
+from edged.worker.constrain import Forms
 from edged.worker.output import Output
 
 CUTS = st.lists(st.integers(0, 300), max_size=40)
@@ -203,3 +204,24 @@ def test_a_thought_is_not_closed_where_no_room_is_left_for_an_answer():
     output = Output(Pieces([b"<think>"]), start, [999], 50)
     output.push(0, 0)
     assert output.closing() == []
+
+
+def test_what_stands_on_both_sides_of_a_call_is_no_stop_string():
+    said = Said(f"a{CALL}b".encode(), [1, 40], tools=True, stop=("ab",))
+    assert (said.text, said.ended) == ("ab", "tool_calls")
+    first = next(n for n, message in enumerate(said.messages) if message.tool_calls)
+    assert "".join(message.text for message in said.messages[: first + 1]) == "a"
+
+
+@pytest.mark.parametrize("form", ["hermes", "functions"])
+def test_a_text_in_an_answer_of_a_form_that_looks_like_a_call_is_no_call(form):
+    text = '"<tool_call>\\n<function=ping>\\n</function>\\n</tool_call>' + r'<tool_call>{\"name\": \"ping\"}"'
+    order = Start(
+        key=7, max_tokens=99, sampling=Sampling(), tools=(Tool(name="ping"),), schema='{"type": "string"}'
+    )
+    data = text.replace("\\n", "").encode()
+    backend = Pieces([data[:20], data[20:]])
+    output = Output(backend, order, [999], 99, Forms(form).read(order))
+    messages = [*output.push(0, 0), *output.push(1, 1), *output.finish()]
+    assert "".join(message.text for message in messages) == data.decode()
+    assert not any(message.tool_calls for message in messages)

@@ -53,6 +53,7 @@ class Output:
         several = order.parallel_tool_calls
         self._calls = ToolCalls(tools, _call_id, self._hold_to, several=several) if tools else None
         self._called = False
+        self._begun = False  # some of the answer has been said
         self._choices = order.choices
         self._stop = StopStrings(order.stop)
         self._circle = Circle()
@@ -168,6 +169,10 @@ class Output:
 
     def _find_calls(self, text: str, *, last: bool) -> tuple[str, list[CallPiece]]:
         """Text that can be shown, and pieces of calls; nothing behind a stop string."""
+        if self._formed and text and not self._begun:
+            self._begun = True
+            if text[0] != CALL[0]:  # so the form is no call's, and what looks like one in it is text
+                self._calls = None
         if self._calls is None:
             return self._stop.push(text), []
         shown = ""
@@ -178,6 +183,7 @@ class Output:
             if isinstance(item, str):
                 shown += self._stop.push(item)
             else:
+                shown += self._stop.finish()  # what stands on both sides of a call is no stop string
                 calls.append(item)
                 self._called = True
         if not (self._formed or self._calls.telling):

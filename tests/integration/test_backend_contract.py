@@ -424,3 +424,13 @@ def test_tools_are_part_of_the_conversation(backend):
     assert "get_weather" in said
     assert "sunny" in said
     assert backend.call_form in {"hermes", "functions"}
+
+
+@pytest.mark.model
+def test_a_text_of_more_tokens_than_were_made_room_for_is_read_again_with_room(backend, monkeypatch):
+    """Vocabularies that write one character as several (U+FDFA) need this; here too little room is made."""
+    llama = pytest.importorskip("edged.worker.backends.llama")
+    text = TEXTS[1] * 20
+    tokens = backend.tokenize(text)
+    monkeypatch.setattr(llama, "SPARE_TOKENS", 1 - len(text.encode()))
+    assert backend.tokenize(text) == tokens

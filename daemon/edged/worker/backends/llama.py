@@ -43,6 +43,8 @@ MARKERS = (OPEN, CLOSE, CALL, END_CALL)
 CONTROL = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
 WARM_UP_S = 2.0  # at most, for a step of the largest size when the engine has loaded
 BATCH_GAIN = 4  # a token among many takes a quarter of the time of a token alone, or less
+SPARE_TOKENS = 8  # of a text, beside one for each of its bytes
+MOST_TOKENS = 1 << 22  # of a text; more than any context
 WHOLE_STATE = api.LLAMA_STATE_SEQ_FLAGS_NONE  # of attention and of recurrent memory
 
 
@@ -255,12 +257,14 @@ class LlamaBackend:
 
     def _tokenize(self, text: str, *, add_special: bool, control: bool = True) -> list[int]:
         data = text.encode()
-        size = len(data) + 8
-        buffer = (api.llama_token * size)()
-        count = api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, control)
-        if count < 0:
-            raise TemplateError(f"the prompt cannot be tokenized ({count})")
-        return list(buffer[:count])
+        size = len(data) + SPARE_TOKENS
+        for _ in range(2):
+            buffer = (api.llama_token * size)()
+            count = api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, control)
+            if count >= 0:
+                return list(buffer[:count])
+            size = min(-count, MOST_TOKENS)  # some vocabularies write one character as several
+        raise TemplateError(f"the prompt cannot be tokenized ({count})")
 
     def _single_tokens(self, texts: Sequence[str]) -> Iterator[int]:
         for text in texts:

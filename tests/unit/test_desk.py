@@ -178,6 +178,19 @@ def test_the_time_that_a_request_waited_elsewhere_counts():
     asyncio.run(scenario())
 
 
+def test_a_request_that_waits_here_too_is_as_old_as_it_was_when_it_came():
+    async def scenario():
+        async with at_a_desk(capacity=1) as (desk, service, link):
+            service.gate.clear()
+            desk.receive(link, message("request/me/chat", {"id": "1", "prompt": "x"}))
+            desk.receive(link, message("request/me/chat", {"id": "2", "prompt": "x", "ttl_s": 30}), 10.0)
+            service.gate.set()
+            await until(lambda: len(link.acknowledged) == 2)
+            assert 19 < service.seen[1].ttl_s <= 20
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("node", ["", "n" * 64])
 def test_a_device_with_little_room_hears_of_every_error(node):
     async def scenario():

@@ -154,7 +154,7 @@ class Desk:
             request_id = codec.read_id(message.payload, self._service.limits) or ""
             failed = Failed.of("" if isinstance(place, Ask) else request_id, error)
             if receipt and self._full():
-                self._hold(place, message, receipt)
+                self._hold(place, message, receipt, waited_s)
             else:
                 self._refuse(place, digest, wanted, failed, receipt)
             return
@@ -165,16 +165,16 @@ class Desk:
             self._log.info("answered from memory client=%s op=%s id=%s", *key)
             self._spawn(self._finish(exchange, remembered))
         elif receipt and (self._full() or not self._room()):
-            self._hold(place, message, receipt)
+            self._hold(place, message, receipt, waited_s)
         elif self._full():
             self._shed(exchange)
         else:
             self._running[key] = exchange
             self._spawn(self._answer(exchange, asked))
 
-    def _hold(self, place: Ask | RequestTopic, message: Incoming, receipt: Receipt) -> None:
+    def _hold(self, place: Ask | RequestTopic, message: Incoming, receipt: Receipt, waited_s: float) -> None:
         """Keep a QoS 1 request until there is room; without its acknowledgement the broker sends no more."""
-        if not self._held.put(HeldRequest(place, message, receipt, self._clock())):
+        if not self._held.put(HeldRequest(place, message, receipt, self._clock() - waited_s)):
             self._log.warning("left a request with the broker: too much waits here topic=%s", message.topic)
 
     def _room(self) -> bool:

@@ -17,6 +17,7 @@ from edged.guard.sampler import Sampler
 from edged.guard.strain import read_strain
 from edged.host import sdnotify
 from edged.host.leaf import make_leaf
+from edged.host.paths import JOBS
 from edged.host.start_up import StartUp
 from edged.host.switched import with_switched
 from edged.scheduling.intake import IntakePolicy
@@ -211,6 +212,11 @@ def _mqtt(
         from edged.transports.mqtt.jobs import JobBoard  # noqa: PLC0415
 
         boards.append(JobBoard(topics, jobs))
+    elif (journal := state_dir / JOBS).exists():
+        from edged.maintenance import left_jobs  # noqa: PLC0415
+        from edged.transports.mqtt.left_jobs import LeftJobs  # noqa: PLC0415
+
+        boards.append(LeftJobs(topics, left_jobs(state_dir), journal))
     if config.mqtt.home_assistant:
         from edged.transports.mqtt.home_assistant import HomeAssistant  # noqa: PLC0415
 

@@ -24,6 +24,7 @@ class Paths(Struct, frozen=True):
         return self.state / "models"
 
 
+JOBS = "jobs.json"  # in the state folder of the daemon: the journal of jobs
 SYSTEM = Paths(Path("/etc/edged/edged.toml"), Path("/var/lib/edged"), Path("/run/edged"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edged.host.paths import JOBS
 from edged.maintenance.bench import Bench
 from edged.maintenance.journal import Journal
 from edged.maintenance.pull import Pull
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from edged.api.config import Config
     from edged.engine.supervisor import EngineSupervisor
-    from edged.maintenance.records import JobType
+    from edged.maintenance.records import JobType, Record
     from edged.maintenance.runner import Task
 
 
@@ -40,4 +41,9 @@ def make_jobs(
         "bench": Bench(engine),
     }
     allowed = {name: task for name, task in tasks.items() if name in configured.mqtt.job_types}
-    return Jobs(Journal(state_dir / "jobs.json"), allowed)
+    return Jobs(Journal(state_dir / JOBS), allowed)
+
+
+def left_jobs(state_dir: Path) -> list[Record]:
+    """The jobs of a run before, all of them over now that none is taken any more."""
+    return list(Jobs(Journal(state_dir / JOBS), {}).records.values())

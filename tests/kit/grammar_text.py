@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
+
+from edged.worker.forms.grammar import Grammar
+from edged.worker.forms.schema import SchemaReader
 
 if TYPE_CHECKING:
     import random
 
-    from edged.worker.forms.grammar import Grammar, State
+    from edged.worker.forms.grammar import State
 
 MAX_CHARS = 4000
 # What walks try beside the ends of ranges; closers first, so that texts come to an end.
 USUAL = '"}],:{[ \n0123456789-.eEtrufalsn\\abcxyzé東😀/bT+Z'
+
+
+def grammar_of(schema: Any) -> Grammar:
+    """The answers that ``schema`` allows. Raises SchemaError."""
+    reader = SchemaReader(schema)
+    root = reader.part(schema, "schema")
+    return Grammar(root, reader.rules)
 
 
 def draw(grammar: Grammar, dice: random.Random, *, max_chars: int = MAX_CHARS) -> str | None:

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from edged.worker.forms.grammar import Grammar
 from edged.worker.forms.number_range import Bound, between
 from edged.worker.forms.pattern import PatternError, text_like
-from edged.worker.forms.schema import grammar_of
 from edged.worker.forms.schema_values import SchemaError
-from tests.kit.grammar_text import draw, schemas
+from tests.kit.grammar_text import draw, grammar_of, schemas
 
 FORMATS = jsonschema.FormatChecker(["date", "ipv4", "uuid"])
 

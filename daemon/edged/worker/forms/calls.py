@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edged.worker.forms import json_parts as parts
-from edged.worker.forms.grammar import Alt, Chars, Grammar, Part, Ref, Repeat, Seq, alt, optional
+from edged.worker.forms.grammar import Alt, Chars, Grammar, Part, Ref, Repeat, Seq, alt, optional, without
 from edged.worker.forms.schema import SchemaReader
 from edged.worker.tools import CALL, END_CALL, END_FUNCTION, END_VALUE, FUNCTION, allowed_types, parameters
 
@@ -40,7 +40,7 @@ def rest_of_call(form: CallForm) -> Grammar:
         arguments = Seq((",", parts.BLANK, key, ":", optional(" "), parts.OBJECT))
         inside = Seq((optional(arguments), parts.BLANK, "}"))
     else:
-        name = Repeat(Chars(tuple(_except("<", ">", "\n"))), 1)
+        name = Repeat(_except("<", ">", "\n"), 1)
         parameter = Seq((parts.BLANK, "<parameter=", name, ">", Ref("text 0"), END_VALUE))
         inside = Seq((Repeat(parameter), parts.BLANK, END_FUNCTION))
     root = Seq((inside, parts.BLANK, END_CALL, Repeat(Chars(_ANY_CHARACTER))))
@@ -90,7 +90,7 @@ def _text_rules() -> dict[str, Part]:
     """Text without the tag that ends a value: ``text n`` is what may follow the first n characters of it."""
     rules: dict[str, Part] = {}
     for length, char in enumerate(END_VALUE):
-        others = Chars(tuple(_except(char, "<")))
+        others = _except(char, "<")
         options: list[Part] = ["", Seq((others, Ref("text 0")))]
         if char != "<":
             options.append(Seq(("<", Ref("text 1"))))
@@ -100,13 +100,5 @@ def _text_rules() -> dict[str, Part]:
     return rules
 
 
-def _except(*chars: str) -> list[tuple[int, int]]:
-    ranges = list(_ANY_CHARACTER)
-    for code in map(ord, chars):
-        ranges = [
-            piece
-            for low, high in ranges
-            for piece in ((low, min(high, code - 1)), (max(low, code + 1), high))
-            if piece[0] <= piece[1]
-        ]
-    return ranges
+def _except(*chars: str) -> Chars:
+    return Chars(without(_ANY_CHARACTER, tuple((ord(char), ord(char)) for char in chars)))

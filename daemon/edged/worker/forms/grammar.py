@@ -26,6 +26,8 @@ _STEP_BYTES = 120
 _STACK_BYTES = 200
 _PART_BYTES = 250
 
+Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points, inclusive
+
 
 class GrammarTooLarge(Refused):
     """The grammar can be read in too many ways at once."""
@@ -34,7 +36,7 @@ class GrammarTooLarge(Refused):
 class Chars(Struct, frozen=True, eq=False):
     """One character out of inclusive ranges of code points."""
 
-    ranges: tuple[tuple[int, int], ...]
+    ranges: Ranges
 
 
 class Seq(Struct, frozen=True, eq=False):
@@ -88,6 +90,19 @@ def chars(text: str) -> Chars:
         ranges.append((ord(low), ord(high)))
         text = text[3 if text[1:2] == "-" and len(text) > 2 else 1 :]
     return Chars(tuple(ranges))
+
+
+def without(ranges: Ranges, removed: Ranges) -> Ranges:
+    """The code points of ``ranges`` that are not in ``removed``."""
+    left = list(ranges)
+    for first, last in removed:
+        left = [
+            piece
+            for low, high in left
+            for piece in ((low, min(high, first - 1)), (max(low, last + 1), high))
+            if piece[0] <= piece[1]
+        ]
+    return tuple(left)
 
 
 class State:

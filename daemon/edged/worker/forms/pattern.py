@@ -6,16 +6,14 @@ anchors at the ends. As in JSON Schema, a pattern without anchors may match anyw
 
 from __future__ import annotations
 
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
-from edged.worker.forms.grammar import Alt, Chars, Part, Repeat, Seq, alt, optional
+from edged.worker.forms.grammar import Alt, Chars, Part, Ranges, Repeat, Seq, alt, optional, without
 from edged.worker.forms.json_parts import CHARACTER, PLAIN
 
 MAX_PATTERN_CHARS = 512
 MAX_TURNS = 256
 MAX_GROUPS = 16  # inside each other
-
-Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
 _DIGITS: Ranges = ((0x30, 0x39),)
 _WORD: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
@@ -36,19 +34,6 @@ def text_like(pattern: object) -> Part:
     if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN_CHARS:
         raise PatternError(f"must be a text of at most {MAX_PATTERN_CHARS} characters")
     return _Reader(pattern).whole()
-
-
-def without(ranges: Ranges, removed: Ranges) -> Ranges:
-    """The code points of ``ranges`` that are not in ``removed``."""
-    left = list(ranges)
-    for first, last in removed:
-        left = [
-            piece
-            for low, high in left
-            for piece in ((low, min(high, first - 1)), (max(low, last + 1), high))
-            if piece[0] <= piece[1]
-        ]
-    return tuple(left)
 
 
 def _written(ranges: Ranges) -> Part:

@@ -29,13 +29,6 @@ MAX_DEPTH = 64
 MAX_PLACES = 4000  # schemas inside the schema
 
 
-def grammar_of(schema: Any) -> Grammar:
-    """The answers that ``schema`` allows. Raises SchemaError."""
-    reader = SchemaReader(schema)
-    root = reader.part(schema, "schema")
-    return Grammar(root, reader.rules)
-
-
 class SchemaReader:
     """Reads one schema document; ``rules`` are those that its parts refer to. ``prefix`` is for their names.
 

@@ -6,13 +6,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edged.worker.forms import json_parts as parts
-from edged.worker.forms.grammar import Alt, Chars, Part, Repeat, Seq, alt, chars, optional
+from edged.worker.forms.grammar import Alt, Chars, Part, Repeat, Seq, alt, chars, optional, without
 from edged.worker.forms.number_range import Bound, between
 from edged.worker.forms.pattern import PatternError, text_like
 from edged.worker.refused import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 MAX_ENUM = 500
 MAX_LENGTH = 4096  # of texts and lists, where the schema bounds them
@@ -142,21 +142,10 @@ def _other_than(names: set[str]) -> Part:
     for name in names:
         if name:
             tree.setdefault(name[0], set()).add(name[1:])
-    taken = sorted(map(ord, tree))
-    free = Seq((Chars(tuple(_without(parts.PLAIN, taken))), Repeat(Chars(parts.PLAIN)), '"'))
+    taken = tuple((ord(char), ord(char)) for char in tree)
+    free = Seq((Chars(without(parts.PLAIN, taken)), Repeat(Chars(parts.PLAIN)), '"'))
     options: list[Part] = [free, *(Seq((char, _other_than(rest))) for char, rest in sorted(tree.items()))]
     return Alt(tuple(options if "" in names else [*options, '"']))
-
-
-def _without(ranges: Iterable[tuple[int, int]], codes: list[int]) -> Iterator[tuple[int, int]]:
-    for low, high in ranges:
-        for code in codes:
-            if low <= code <= high:
-                if low < code:
-                    yield low, code - 1
-                low = code + 1  # noqa: PLW2901 - what is left of the range
-        if low <= high:
-            yield low, high
 
 
 def _digits(count: int) -> Part:

@@ -128,6 +128,20 @@ def states(path, tokens: list[int]) -> np.ndarray:
 
 
 @pytest.mark.model
+def test_a_text_that_the_vocabulary_cannot_read_is_refused_and_the_next_one_answered(backend, monkeypatch):
+    stage = Stage(backend)
+    with monkeypatch.context() as patch:
+        patch.setattr("edged.worker.backends.llama.SPARE_TOKENS", 1 - len(TEXTS[0].encode()))
+        patch.setattr("edged.worker.backends.llama.MOST_TOKENS", 1)
+        stage.start(1, TEXTS[0])
+        stage.play()
+    stage.start(2, TEXTS[0])
+    stage.play()
+    assert stage.end(1).code == "bad_request"
+    assert len(stage.end(2).embeddings) == 1
+
+
+@pytest.mark.model
 def test_a_vector_is_the_pool_of_its_tokens_by_the_metadata_of_the_model(model, backend):
     path, kind = model
     assert backend.pooling.kind == kind

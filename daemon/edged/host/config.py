@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_MIB = 1 << 24  # 16 TiB; in bytes it still fits the integers of JSON and msgpack
 MAX_TEMPLATES = 64
-# Keys of earlier versions → what has taken their place.
+# Keys of versions before the first release → what has taken their place.
 RETIRED = {
     "http.api_key_file": (
         "keys are kept as hashes now: remove this line, run `edgectl keys add NAME --from FILE` with the file"

@@ -193,10 +193,12 @@ def test_a_store_shrunk_to_nothing_is_empty_and_grows_again():
 
 
 def test_what_saves_too_little_is_not_found():
-    entry = prefix([1, 2, 3, 4])
-    store = store_of(entry)
+    entry, short = prefix([1, 2, 3, 4, 5, 6, 7]), prefix([8, 9, 8, 9])
+    store = store_of(entry, short)
     assert store.longest(key_of([1, 2, 5]), cut=True, least=3) is None
     assert store.longest(key_of([1, 2, 3, 5]), cut=True, least=3) == (entry, 3)
+    assert store.longest(key_of([8, 1]), cut=True, least=3) is None
+    assert store.longest(key_of([8, 9, 1]), cut=True, least=3) == (short, 2), "half of what is copied"
 
 
 def test_the_same_tokens_again_stay_as_useful_to_as_many():

@@ -88,10 +88,11 @@ class PrefixStore(Generic[State]):
         return self._new.get(key) or self._proven.get(key)
 
     def longest(self, key: bytes, *, cut: bool, least: int = 1) -> tuple[Prefix[State], int] | None:
-        """The entry that saves most of ``key``, and how many tokens that are, if they are ``least``.
+        """The entry that saves most of ``key``, and how many tokens that are.
 
-        Without ``cut`` only an entry that ``key`` begins with counts; with it an entry may be cut back to
-        what it has in common with ``key``. Of equals the smallest.
+        They must be ``least``, or half of the entry, since all of it is copied for them. Without ``cut``
+        only an entry that ``key`` begins with counts; with it an entry may be cut back to what it has in
+        common with ``key``. Of equals the smallest.
         """
         best: tuple[Prefix[State], int] | None = None
         for prefix in self:
@@ -101,7 +102,7 @@ class PrefixStore(Generic[State]):
                 length = common_tokens(key, prefix.key)
             else:
                 continue
-            if length < least:
+            if length < least and 2 * length < prefix.length:
                 continue
             if best is None or (length, -prefix.size_bytes) > (best[1], -best[0].size_bytes):
                 best = prefix, length

@@ -61,6 +61,11 @@ class _PahoClient(paho.Client):
         return outcome
 
 
+def _send_at_once(_client: paho.Client, _data: Any, stream: Any) -> None:
+    """Every packet is a whole message: the kernel must not hold one back for the one before (RFC 896)."""
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class _VersionRefused(Exception):
     """The broker does not speak the version that was tried."""
 
@@ -232,6 +237,7 @@ class Line:
         if self._tls is not None:
             client.tls_set_context(self._tls)
         client.on_log = self._on_log
+        client.on_socket_open = _send_at_once
         client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect

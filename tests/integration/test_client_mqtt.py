@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -144,6 +145,14 @@ def test_an_answer_comes_whole(meet):
     assert answer.tokens_per_s == 50.0
     assert box.heard[0]["messages"][1] == {"role": "user", "content": "hi"}
     assert "stream" not in box.heard[0]
+
+
+def test_no_packet_waits_for_the_acknowledgement_of_the_one_before(meet):
+    """With Nagle's algorithm a request behind an answer would wait 40 ms for the broker to acknowledge."""
+    _, client = meet(answers())
+    client.generate("hi")
+    stream = client._transport._line._paho.socket()
+    assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_pieces_are_given_as_they_come(meet):

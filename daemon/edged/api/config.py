@@ -51,7 +51,7 @@ class Limits(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     default_max_tokens: int = 256
     default_ttl_s: float = 600.0
     max_reply_bytes: int = 131072  # an MQTT reply above this is split
-    stream_interval_ms: int = 40  # a film shows no more; each message wakes two processes beside those that compute
+    stream_interval_ms: int = 40  # a film shows no more; each message wakes two processes
 
 
 class Memory(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

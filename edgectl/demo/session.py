@@ -19,6 +19,7 @@ from edgectl.demo.processes import Child, choose_port, end_process, started_at
 from edgectl.errors import IntegrityError, NotFound, Unhealthy, Usage
 from edgectl.install.config_text import config_text
 from edgectl.install.desired import Chosen, with_plan
+from edgectl.planning.dryrun import INSTALL_COMMAND
 from edgectl.planning.plan import Plan, plan, require_choice
 from edgectl.planning.wishes import Wishes
 from edged.api.config import Config
@@ -216,7 +217,8 @@ def require_daemon() -> None:
     if missing:
         raise NotFound(
             f"this installation of edged cannot serve a model: {', '.join(missing)} missing",
-            hint="`make demo` in the checkout installs them (it compiles the engine once, about 10 minutes)",
+            hint=f"`{INSTALL_COMMAND}` into its environment, or `make demo` in a checkout, brings them; "
+            "the engine is compiled once, about 10 minutes",
         )
 
 

@@ -27,6 +27,7 @@ from edged.api.requests import (
     Tool,
 )
 from edged.transports.mqtt.pool_needs import Needs
+from edged.transports.mqtt.topics import OF_ASK
 
 OPS: tuple[Op, ...] = ("chat", "generate", "classify", "embed")
 MIN_MAX_BYTES = 160  # the longest id, the keys of a part and 16 bytes of text
@@ -173,7 +174,7 @@ def decode_ask(
         raise BadRequest("the prompt is empty")
     request = Request(
         id=request_id,
-        client="ask",
+        client=OF_ASK,
         op="chat",
         messages=(Message(role="user", content=text),),
         template=template,

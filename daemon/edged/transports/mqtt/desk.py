@@ -350,4 +350,4 @@ class Desk:
 
 
 def _client_op(place: Ask | RequestTopic) -> tuple[str, str]:
-    return (place.client, place.op) if isinstance(place, RequestTopic) else ("ask", "ask")
+    return place.client, place.op

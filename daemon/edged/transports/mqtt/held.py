@@ -31,7 +31,7 @@ class HeldRequest(Struct, frozen=True):
 
     @property
     def client(self) -> str:
-        return self.place.client if isinstance(self.place, RequestTopic) else "ask"
+        return self.place.client
 
     @property
     def size(self) -> int:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from edged.transports.mqtt.connection import Connection
+from edged.transports.mqtt.held import MAX_BYTES, MAX_COUNT
 from edged.transports.mqtt.incoming import Incoming
 from edged.transports.mqtt.pool_needs import Needs, unmet
 from edged.transports.mqtt.topics import Ask, RequestTopic
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 HOPS, WAITED = "edged-hops", "edged-waited-ms"  # user properties of a request that was handed on
 MAX_HOPS = 8  # from then on it is handed on only by a box that cannot answer it
-MAX_COUNT = 1024  # mosquitto 2.0.11 delivers one more than the receive maximum with each acknowledgement
-MAX_BYTES = 4 << 20  # of a supervisor of 45 MiB
 LAST_HOP = 32  # boxes that took it for another's so often do not know each other
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from msgspec import Struct
 
@@ -19,7 +19,10 @@ _OP_PATTERN = re.compile(r"[a-z_]{1,32}")
 
 
 class Ask(Struct, frozen=True):
-    """Plain text in, plain text out."""
+    """Plain text in, plain text out; nobody owns it, so all who ask are one client."""
+
+    client: ClassVar[str] = OF_ASK
+    op: ClassVar[str] = "ask"
 
 
 class RequestTopic(Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -100,15 +101,24 @@ def test_what_changes_about_a_box_is_announced_again():
     asyncio.run(scenario())
 
 
+@contextlib.asynccontextmanager
+async def announced():
+    """A box that is announced, and the addresses it has had: the last of them is the present one."""
+    addresses = [("127.0.0.2",)]
+    box = Discovery(
+        config(), ScriptedService(), interfaces=LOOPBACK, addresses=lambda: addresses[-1], watch_s=0.1
+    )
+    await box.start(8642)
+    try:
+        await until(lambda: box.announced)
+        yield box, addresses
+    finally:
+        await box.stop()
+
+
 def test_a_new_address_is_announced_in_place_of_the_old_one():
     async def scenario():
-        addresses = [("127.0.0.2",)]
-        box = Discovery(
-            config(), ScriptedService(), interfaces=LOOPBACK, addresses=lambda: addresses[-1], watch_s=0.1
-        )
-        await box.start(8642)
-        try:
-            await until(lambda: box.announced)
+        async with announced() as (box, addresses):
             addresses.append(("127.0.0.3",))
             (found,) = await asyncio.to_thread(find_boxes, 4.0, LOOPBACK)
             assert found.addresses == ("127.0.0.3",)
@@ -117,21 +127,13 @@ def test_a_new_address_is_announced_in_place_of_the_old_one():
             await until(lambda: box.condition() is not None)
             addresses.append(("127.0.0.4",))
             await until(lambda: box.announced)
-        finally:
-            await box.stop()
 
     asyncio.run(scenario())
 
 
 def test_a_goodbye_that_fails_in_an_unknown_way_is_a_condition_and_no_end():
     async def scenario():
-        addresses = [("127.0.0.2",)]
-        box = Discovery(
-            config(), ScriptedService(), interfaces=LOOPBACK, addresses=lambda: addresses[-1], watch_s=0.1
-        )
-        await box.start(8642)
-        try:
-            await until(lambda: box.announced)
+        async with announced() as (box, addresses):
             close = box._zeroconf.async_close
 
             async def fails():
@@ -143,8 +145,6 @@ def test_a_goodbye_that_fails_in_an_unknown_way_is_a_condition_and_no_end():
             await until(lambda: box.condition() is not None)
             assert "a defect of the library" in box.condition().message
             await until(lambda: box.announced)
-        finally:
-            await box.stop()
 
     asyncio.run(scenario())
 

@@ -357,14 +357,21 @@ def test_a_box_that_is_alone_and_loads_lets_requests_wait(broker):
     asyncio.run(scenario())
 
 
+@contextlib.asynccontextmanager
+async def full(broker):
+    """A pool of one box whose slots are all at work until its gate opens."""
+    busy = Box()
+    busy.gate.clear()
+    async with pool(broker, busy) as ((only,), peer):
+        for number in range(MODEL.slots):
+            peer.send(ASKED, {"id": f"running{number}", "prompt": "q"})
+        await until(lambda: len(busy.running) == MODEL.slots)
+        yield busy, only, peer
+
+
 def test_a_request_that_waits_can_be_cancelled_and_expires(broker):
     async def scenario():
-        busy = Box()
-        busy.gate.clear()
-        async with pool(broker, busy) as ((only,), peer):
-            for number in range(2):
-                peer.send(ASKED, {"id": f"running{number}", "prompt": "q"})
-            await until(lambda: len(busy.running) == MODEL.slots)
+        async with full(broker) as (busy, only, peer):
             peer.send(ASKED, {"id": "8", "prompt": "q"})
             peer.send(ASKED, {"id": "9", "prompt": "q", "ttl_s": 1})
             await until(lambda: only.pool.waiting == 2)
@@ -379,12 +386,7 @@ def test_a_request_that_waits_can_be_cancelled_and_expires(broker):
 
 def test_what_is_too_large_for_any_box_is_refused_while_all_are_busy_and_keeps_no_memory(broker):
     async def scenario():
-        busy = Box()
-        busy.gate.clear()
-        async with pool(broker, busy) as ((only,), peer):
-            for number in range(2):
-                peer.send(ASKED, {"id": f"running{number}", "prompt": "q"})
-            await until(lambda: len(busy.running) == MODEL.slots)
+        async with full(broker) as (busy, only, peer):
             for _ in range(4):
                 peer.send(ASKED, b"x" * (4 << 20))
             assert {one["error"]["code"] for one in await peer.wait(ANSWERED, 4)} == {"too_large"}
@@ -420,12 +422,7 @@ def test_what_has_no_room_at_a_box_stays_with_the_broker_and_is_answered_later(b
 
 def test_the_time_to_live_counts_from_when_a_request_came_to_the_pool(broker):
     async def scenario():
-        busy = Box()
-        busy.gate.clear()
-        async with pool(broker, busy) as ((only,), peer):
-            for number in range(2):
-                peer.send(ASKED, {"id": f"running{number}", "prompt": "q"})
-            await until(lambda: len(busy.running) == MODEL.slots)
+        async with full(broker) as (busy, only, peer):
             peer.send(ASKED, {"id": "waits", "prompt": "q", "ttl_s": 30})
             await until(lambda: only.pool.waiting == 1)
             busy.gate.set()

@@ -15,8 +15,8 @@ from tests.integration.mqtt_peer import Peer, until
 
 pytestmark = [pytest.mark.mosquitto, pytest.mark.skipif(not MOSQUITTO, reason="mosquitto is not installed")]
 
-SHARED = ("$share/edged/work/+", 1)
-WORK = "work/one"
+SHARED = ("$share/edged/task/+", 1)
+WORK = "task/one"
 FEW, MANY = 3, 1000
 
 

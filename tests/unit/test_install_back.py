@@ -92,12 +92,17 @@ def _begin(box, options=None):
 # --- a service that was not ready before
 
 
-def test_a_service_that_was_not_ready_before_is_started_and_not_waited_for(box):
+def _never_ready(box):
+    """Everything of a box with a service that starts and never gets there."""
     box.install(Options(context_tokens=1024))
     box.manager.fails, box.manager.fails_with = "never-ready", "context = 1024"
     box.host.systemd.stop()
     box.host.systemd.start()
-    before = box.everything()
+    return box.everything()
+
+
+def test_a_service_that_was_not_ready_before_is_started_and_not_waited_for(box):
+    before = _never_ready(box)
     box.client.broken = Unhealthy("no answer")
     with pytest.raises(RolledBack, match="no answer"):
         box.install(Options(context_tokens=2048))
@@ -106,11 +111,7 @@ def test_a_service_that_was_not_ready_before_is_started_and_not_waited_for(box):
 
 
 def test_a_killed_repair_of_a_service_that_was_not_ready_is_undone_without_waiting(box):
-    box.install(Options(context_tokens=1024))
-    box.manager.fails, box.manager.fails_with = "never-ready", "context = 1024"
-    box.host.systemd.stop()
-    box.host.systemd.start()
-    before = box.everything()
+    before = _never_ready(box)
     _begin(box, Options(context_tokens=2048))
     assert box.recover()
     assert box.everything() == before
